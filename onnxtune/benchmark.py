@@ -1,0 +1,484 @@
+"""`bench`: how long models take, side by side.
+
+All models of a batch size and provider take turns (A B A B ...), so that a machine that slows down
+or speeds up meanwhile does so for all alike; the ratio between two is the median over the turns.
+"""
+
+from __future__ import annotations
+
+import io
+import operator
+import os
+import platform
+import re
+import textwrap
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxtune import output, runtime
+from onnxtune.errors import ArgumentError, DataError, ModelError, ProviderError
+from onnxtune.model import Model, check_output, load, write
+
+Feed = dict[str, np.ndarray[Any, Any]]
+
+_SAMPLED_ROWS = 10_000  # enough to be varied; larger batches repeat them
+_SLICES = 64  # small batches go through the rows, so that no single one is learned by heart
+_TEXTS = ("model", "provider", "note")  # columns of the table
+_WARM_UP = 3  # runs; the first ones allocate memory and choose kernels
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One model at one batch size on one provider; times in seconds, None where it did not run.
+
+    `low_s` and `high_s` are the 10th and 90th percentile of the runs. `ratio` is this model's time
+    over the first one's, None for the first itself. `load_s` is the time to make the session,
+    once the provider's libraries are loaded. `error` holds the reason why there are no figures.
+    """
+
+    model: str
+    provider: str
+    batch_size: int
+    median_s: float | None = None
+    low_s: float | None = None
+    high_s: float | None = None
+    rows_per_s: float | None = None
+    ratio: float | None = None
+    runs: int = 0
+    load_s: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What `bench` measured: a row for every provider, batch size and model, in that order."""
+
+    rows: tuple[Timing, ...]
+    environment: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as dictionaries and lists: `rows` and `environment`."""
+        return {"rows": [asdict(row) for row in self.rows], "environment": self.environment}
+
+    def text(self) -> str:
+        """The report as a table, with how to read it below."""
+        lines = [_cells(row) for row in _merged(self.rows)]
+        headers = [name for name in lines[0] if any(line[name] for line in lines)]
+        body = [[line[name] for name in headers] for line in lines]
+        grid = output.table(headers, body, "".join("lr"[h not in _TEXTS] for h in headers))
+        env = self.environment
+        first, *others = env["models"]
+        ratio = f"; ratio: time over that of {first}" if others else ""
+        threads = "its own choice" if env["threads"] is None else env["threads"]
+        sizes = ", ".join(f"{name} {file['bytes']:,}" for name, file in env["models"].items())
+        return (
+            f"{grid}\n\n"
+            f"low, high: 10th and 90th percentile{ratio}.\n"
+            f"onnxruntime {env['onnxruntime']}, threads: {threads}; bytes: {sizes}."
+        )
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw rows a second over the batch size; the name's ending chooses the format.
+
+        Raises:
+            ArgumentError: nothing was timed, the format is unknown, or the file cannot be written.
+        """
+        from matplotlib.figure import Figure  # not pyplot: no window, no global state
+
+        target = check_output(path, [])
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        kind = target.suffix.removeprefix(".").lower()
+        if kind not in figure.canvas.get_supported_filetypes():
+            raise ArgumentError(f"{target}: a plot's name ends with .png, .svg or .pdf.")
+        if all(row.error for row in self.rows):
+            raise ArgumentError("There is nothing to plot: no model could be timed.")
+        _draw(figure, self.rows)
+        content = io.BytesIO()
+        with warnings.catch_warnings():
+            # A letter that the font lacks is drawn as a box: no reason for a warning.
+            warnings.filterwarnings("ignore", message="Glyph")
+            figure.savefig(content, format=kind, dpi=150)
+        write(target, content.getvalue())
+
+
+def bench(
+    models: Any,
+    data: Any = None,
+    providers: Sequence[str] | str = ("cpu",),
+    batch_sizes: Sequence[int] | int = (1, 1000, 100_000),
+    *,
+    threads: int | None = None,
+    repeats: int = 200,
+    seconds: float = 2.0,
+    seed: int = 0,
+) -> BenchReport:
+    """Time models against each other, as a caller sees it: arrays in, arrays out.
+
+    For every provider and batch size, each model warms up, and then the models take turns until
+    each ran `repeats` times or the time is up; at least once each. The time on an accelerator
+    includes the copies to it and back. Batches go through the rows and repeat them as needed.
+    Sessions rest between runs: without that, the waiting threads of one session keep a core busy
+    for a second or more while another one is timed, and double its time.
+
+    Args:
+        models: model arguments, one of them, or a mapping from name to model argument.
+        data: rows for every model, in any form that `onnxtune.verify` takes, too; None samples
+            rows from the models' graphs. Models of the same inputs get the same rows.
+        providers: keys of `onnxtune.runtime.PROVIDERS`.
+        batch_sizes: rows in a run, each at least 1.
+        threads: intra-op threads of a session; None leaves the choice to onnxruntime.
+        repeats: timed runs of a model at one batch size on one provider, at most.
+        seconds: bound on the time of those runs, for each model; the run under way ends first.
+        seed: of the sampled rows.
+
+    Returns:
+        A report with a row for every provider, batch size and model. A provider that is not
+        there, a batch for which memory runs out or that the model does not take, is a row with
+        its reason.
+
+    Raises:
+        ArgumentError: no model, provider or batch size, or a value out of range.
+        ModelError: a model cannot be read, or onnxruntime refuses it.
+        DataError: the data do not fit a model's inputs.
+        ProviderError: none of the providers is there.
+    """
+    import onnxruntime
+
+    names = _checked_providers(providers)
+    sizes = _checked_sizes(batch_sizes)
+    if threads is not None and threads < 1:
+        raise ArgumentError(f"The number of threads is at least 1, not {threads}.")
+    if repeats < 1:
+        raise ArgumentError(f"The number of repeats is at least 1, not {repeats}.")
+    if not 0 < seconds < float("inf"):
+        raise ArgumentError(f"The seconds for each model are more than 0, not {seconds}.")
+    loaded = _load(models, data)
+    feeds = _feeds(loaded, data, min(max(sizes), _SAMPLED_ROWS), seed)
+    rows: list[Timing] = []
+    missing: list[str] = []
+    proven: set[str] = set()
+    for provider in names:
+        try:
+            sessions, refused = _sessions(loaded, provider, threads, proven)
+        except ProviderError as error:
+            missing.append(str(error))
+            sessions, refused = {}, dict.fromkeys(loaded, str(error))
+        for size in sizes:
+            reasons = dict(refused)
+            batches = _batches({name: loaded[name] for name in sessions}, feeds, size, reasons)
+            ready = {name: sessions[name][0] for name in batches}
+            turns = _measure(ready, batches, repeats, seconds, reasons, proven)
+            for name in loaded:
+                load_s = sessions[name][1] if name in sessions else None
+                if name in reasons:
+                    rows.append(Timing(name, provider, size, load_s=load_s, error=reasons[name]))
+                else:
+                    first = next(iter(loaded))
+                    rows.append(_timing(name, provider, size, turns, first, load_s))
+    if len(missing) == len(names):
+        raise ProviderError(" ".join(missing))
+    files = {name: {"bytes": len(m.content), "sha256": m.fingerprint} for name, m in loaded.items()}
+    environment = {
+        "onnxruntime": onnxruntime.__version__,
+        "available": runtime.available_providers(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": threads,
+        "repeats": repeats,
+        "seconds": seconds,
+        "seed": seed if data is None else None,
+        "models": files,
+    }
+    return BenchReport(tuple(rows), environment)
+
+
+def _checked_providers(providers: Sequence[str] | str) -> list[str]:
+    names = [providers] if isinstance(providers, str) else list(dict.fromkeys(providers))
+    if not names:
+        raise ArgumentError("There is no provider to run on; the usual one is 'cpu'.")
+    for name in names:
+        if name not in runtime.PROVIDERS:
+            known = ", ".join(runtime.PROVIDERS)
+            raise ArgumentError(f"Provider '{name}' is none of {known}.")
+    return names
+
+
+def _checked_sizes(sizes: Sequence[int] | int) -> list[int]:
+    given = list(sizes) if isinstance(sizes, Iterable) else [sizes]
+    if not given:
+        raise ArgumentError("There is no batch size; give at least one, such as 1000.")
+    try:
+        checked = [operator.index(size) for size in given]
+    except TypeError:
+        checked = [0]
+    if min(checked) < 1:
+        raise ArgumentError(f"Batch sizes are whole numbers from 1, not {given}.")
+    return list(dict.fromkeys(checked))
+
+
+def _load(models: Any, data: Any) -> dict[str, Model]:
+    """The models by name, in their order."""
+    if isinstance(models, Mapping):
+        loaded = {str(name): load(one, data) for name, one in models.items()}
+    else:
+        file = isinstance(models, str | bytes | os.PathLike | onnx.ModelProto | Model)
+        # A scikit-learn Pipeline has a length and entries, but is one model.
+        if file or hasattr(models, "predict") or hasattr(models, "transform"):
+            models = [models]
+        elif not isinstance(models, Iterable):
+            raise ArgumentError(f"Models come as a list or a mapping, not {type(models).__name__}.")
+        listed = [load(one, data) for one in models]
+        loaded = dict(zip(_names(listed), listed, strict=True))
+    if not loaded:
+        raise ArgumentError("There is no model to time; give at least one.")
+    return loaded
+
+
+def _names(models: Sequence[Model]) -> list[str]:
+    """File names, whole paths where those are alike, and a count where these are too."""
+    short = [
+        model.path.name if model.path else model.origin.removeprefix("the given ")
+        for model in models
+    ]
+    long = [
+        str(model.path or name) if short.count(name) > 1 else name
+        for name, model in zip(short, models, strict=True)
+    ]
+    return [
+        f"{name} ({long[:i].count(name) + 1})" if long.count(name) > 1 else name
+        for i, name in enumerate(long)
+    ]
+
+
+def _feeds(models: Mapping[str, Model], data: Any, rows: int, seed: int) -> dict[str, Feed]:
+    """Rows for every model, read or sampled once for all models of the same inputs."""
+    from onnxtune import data as tables
+    from onnxtune import sampling
+
+    made: dict[tuple[runtime.ValueType, ...], Feed] = {}
+    feeds = {}
+    for name, model in models.items():
+        inputs = tuple(runtime.input_types(model.proto))
+        if inputs not in made:
+            made[inputs] = (
+                sampling.sample(model.proto, rows, seed)
+                if data is None
+                else tables.load(data, inputs).feed
+            )
+        feeds[name] = made[inputs]
+    return feeds
+
+
+def _sessions(
+    models: Mapping[str, Model], provider: str, threads: int | None, proven: set[str]
+) -> tuple[dict[str, tuple[Any, float]], dict[str, str]]:
+    """Sessions with the seconds that each took to load, and the reasons for those that failed."""
+    made, refused = {}, {}
+    for name, model in models.items():
+        try:
+            made[name] = _session(model.content, provider, threads)
+        except (ModelError, MemoryError) as error:
+            refused[name] = _reason(error, name in proven)
+    return made, refused
+
+
+def _session(content: bytes, provider: str, threads: int | None) -> tuple[Any, float]:
+    """A session whose threads rest between runs, and the seconds that it took to load.
+
+    The first session is given up: it tells whether the provider is there, and loads the libraries
+    that the second one finds in place.
+    """
+    import onnxruntime
+
+    probe = runtime.session(content, provider, threads)
+    options, providers = probe.get_session_options(), probe.get_providers()
+    del probe
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    start = time.perf_counter()
+    try:
+        # Without a fallback: else a provider that fails is replaced by the CPU.
+        made = onnxruntime.InferenceSession(
+            content, options, providers=providers, enable_fallback=0
+        )
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        raise ModelError(f"onnxruntime refuses the model: {runtime.one_line(error)}") from error
+    return made, time.perf_counter() - start
+
+
+def _reason(error: Exception, proven: bool) -> str:
+    """Why a model did not run; raised instead where memory has no part and it never ran before."""
+    text = runtime.one_line(error)
+    memory = r"failed to allocate|bad.alloc|alloc_failed|CUDA failure 2\b|out of memory"
+    found = re.search(memory + "|integer overflow", text, re.IGNORECASE)
+    if isinstance(error, MemoryError) or found:
+        detail = text[found.start() :] if found else text
+        return f"out of memory ({detail})" if detail else "out of memory"
+    if proven:
+        return text
+    if isinstance(error, ModelError):
+        raise error
+    raise DataError(f"onnxruntime cannot run these data: {text}") from error
+
+
+def _batches(
+    models: Mapping[str, Model], feeds: Mapping[str, Feed], size: int, reasons: dict[str, str]
+) -> dict[str, list[Feed]]:
+    """Batches of so many rows for every model, or the reason why there are none."""
+    made = {}
+    for name, model in models.items():
+        fixed = {
+            value.name: value.shape[0] or 0
+            for value in runtime.input_types(model.proto)
+            if value.shape and (value.shape[0] or 0) > 0
+        }
+        if fixed and len(fixed) == len(feeds[name]) and max(fixed.values()) != size:
+            reasons[name] = f"the model takes batches of {max(fixed.values()):,} only"
+            continue
+        try:
+            made[name] = _cut(feeds[name], size, fixed)
+        except (MemoryError, OverflowError, ValueError):  # numpy's words for far too many rows
+            reasons[name] = "out of memory (the batch alone does not fit)"
+    return made
+
+
+def _cut(feed: Feed, size: int, fixed: Mapping[str, int]) -> list[Feed]:
+    """Batches of so many rows: pieces of the rows, or the rows over and over.
+
+    An input beside the rows whose first dimension is fixed keeps that length in every batch.
+    """
+    rows = min((len(column) for name, column in feed.items() if name not in fixed), default=1)
+    batches = []
+    for start in range(0, min(max(rows // size, 1), _SLICES) * size, size):
+        batch = {}
+        for name, column in feed.items():
+            first, length = (0, fixed[name]) if name in fixed else (start, size)
+            piece = column[first : first + length]
+            if len(piece) < length:
+                piece = column[np.arange(length) % len(column)]
+            batch[name] = np.ascontiguousarray(piece)
+        batches.append(batch)
+    return batches
+
+
+def _measure(
+    sessions: Mapping[str, Any],
+    batches: Mapping[str, Sequence[Feed]],
+    repeats: int,
+    seconds: float,
+    reasons: dict[str, str],
+    proven: set[str],
+) -> list[dict[str, float]]:
+    """Seconds that each model took, turn by turn; one that fails drops out with its reason."""
+    alive = dict(sessions)
+
+    def turn(count: int) -> dict[str, float]:
+        taken = {}
+        for name, session in list(alive.items()):
+            feed = batches[name][count % len(batches[name])]
+            start = time.perf_counter()
+            try:
+                made = session.run(None, feed)
+            except Exception as error:  # onnxruntime's exceptions share no public base class
+                reasons[name] = _reason(error, name in proven)
+                del alive[name]
+                continue
+            taken[name] = max(time.perf_counter() - start, 1e-9)
+            proven.add(name)
+            del made  # freed outside the time, and before the next model needs the memory
+        return taken
+
+    end = time.perf_counter() + seconds * len(alive) / 4
+    for count in range(_WARM_UP):
+        turn(count)
+        if time.perf_counter() > end:
+            break
+    turns: list[dict[str, float]] = []
+    end = time.perf_counter() + seconds * len(alive)
+    while alive and (not turns or (len(turns) < repeats and time.perf_counter() < end)):
+        turns.append(turn(len(turns)))
+    return turns
+
+
+def _timing(
+    name: str,
+    provider: str,
+    size: int,
+    turns: Sequence[Mapping[str, float]],
+    first: str,
+    load: float | None,
+) -> Timing:
+    times = [taken[name] for taken in turns]
+    low, median, high = (float(x) for x in np.quantile(times, [0.1, 0.5, 0.9]))
+    pairs = [taken[name] / taken[first] for taken in turns if first in taken]
+    ratio = float(np.median(pairs)) if pairs and name != first else None
+    return Timing(name, provider, size, median, low, high, size / median, ratio, len(times), load)
+
+
+def _merged(rows: Sequence[Timing]) -> Iterable[Timing]:
+    """The rows; where a provider gave nothing but one reason, a single one for all of its own."""
+    reasons: dict[str, set[str | None]] = {}
+    for row in rows:
+        reasons.setdefault(row.provider, set()).add(row.error)
+    lost = {
+        provider for provider, found in reasons.items() if len(found) == 1 and None not in found
+    }
+    return dict.fromkeys(
+        Timing("all", row.provider, 0, error=row.error) if row.provider in lost else row
+        for row in rows
+    )
+
+
+def _cells(row: Timing) -> dict[str, Any]:
+    """The columns of the table; one that is empty in every row is left out."""
+    return {
+        "model": row.model,
+        "provider": row.provider,
+        "batch": row.batch_size or "all",
+        "median": row.median_s and output.duration(row.median_s),
+        "low": row.low_s and output.duration(row.low_s),
+        "high": row.high_s and output.duration(row.high_s),
+        "rows/s": row.rows_per_s,
+        "ratio": row.ratio and f"{row.ratio:.2f}",
+        "runs": row.runs or None,
+        "load": row.load_s and output.duration(row.load_s),
+        "note": textwrap.shorten(row.error or "", 120, placeholder=" ..."),
+    }
+
+
+def _draw(figure: Any, rows: Sequence[Timing]) -> None:
+    """A line a model and provider: the colour is the model, the dashes the provider."""
+    axes = figure.add_subplot()
+    names = list(dict.fromkeys(row.model for row in rows))
+    providers = list(dict.fromkeys(row.provider for row in rows))
+    for name in names:
+        for provider in providers:
+            line = sorted(
+                (row.batch_size, row.median_s, row.low_s, row.high_s)
+                for row in rows
+                if (row.model, row.provider, row.error) == (name, provider, None)
+            )
+            if not line:
+                continue
+            size, median, low, high = (
+                np.array(part, dtype=float) for part in zip(*line, strict=True)
+            )
+            style = {
+                "color": f"C{names.index(name)}",
+                "linestyle": ["-", "--", ":", "-."][providers.index(provider) % 4],
+            }
+            shown = name if len(providers) == 1 else f"{name}, {provider}"
+            # matplotlib hides labels that begin with "_" and sets $...$ as a formula.
+            label = " " + shown.replace("$", r"\$")
+            axes.plot(size, size / median, marker="o", markersize=4, label=label, **style)
+            axes.fill_between(size, size / high, size / low, color=style["color"], alpha=0.15, lw=0)
+    axes.set(xscale="log", yscale="log", xlabel="batch size (rows)", ylabel="rows a second")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)

@@ -1,0 +1,145 @@
+"""Model -> the same model in standard operators, hard or soft."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from onnxtune.calibration import node_spreads
+from onnxtune.errors import ArgumentError
+from onnxtune.model import ModelLike, load
+from onnxtune.partition import partition
+from onnxtune.preparation import IR_VERSION, OPSET, Prepared, opset_of, prepare, set_opset
+from rewrites.core.graph_pass import Plan, rewrite_graph
+from rewrites.core.rewrite import Tensor
+
+Form = Literal["soft", "hard"]
+FORMS: tuple[Form, ...] = ("soft", "hard")
+
+# The width of a soft gate in units of its feature's spread where nothing else is known.
+DEFAULT_TEMPERATURE = 0.1
+
+
+def convert(
+    model: ModelLike,
+    form: Form = "soft",
+    temperature: float | Literal["auto"] = "auto",
+    data: Any = None,
+) -> onnx.ModelProto:
+    """The model in standard operators.
+
+    Args:
+        model: a path, bytes, an `onnx.ModelProto` or a fitted estimator.
+        form: "hard" routes like the original; "soft" passes every row down both sides of a
+            decision, by a sigmoid of its distance from the threshold.
+        temperature: width of a soft gate in units of its feature's spread; "auto" is 0.1.
+        data: rows to measure the spreads on; without, the spread of a feature's thresholds
+            stands for it.
+
+    Returns:
+        A model at opset 17 and IR 8 where the original allows it, with the same inputs and
+        outputs. A node without a rewrite stays as it is.
+
+    Raises:
+        ModelError: the model is unreadable or invalid.
+        ArgumentError: no such form, or a temperature that is not positive.
+        UnsupportedError: in the soft form, nothing in the model has a gradient.
+    """
+    if form not in FORMS:
+        raise ArgumentError(f"Form '{form}' is none of {', '.join(FORMS)}.")
+    width = check_temperature(temperature)
+    prepared = prepare(load(model, data))
+    spreads = {} if data is None else node_spreads(prepared, data)
+    soft: Iterable[str] = ()
+    if form == "soft":
+        roles = partition(prepared).roles
+        soft = [name for name, role in roles.items() if role == "core"]
+    return rewritten(prepared, Plan(dict.fromkeys(soft, "soft"), width, spreads))
+
+
+def check_temperature(temperature: float | Literal["auto"]) -> float:
+    """The temperature as a number.
+
+    Raises:
+        ArgumentError: it is not "auto" or a positive number.
+    """
+    if temperature == "auto":
+        return DEFAULT_TEMPERATURE
+    if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+        raise ArgumentError(f"temperature {temperature!r} is neither 'auto' nor a positive number.")
+    return float(temperature)
+
+
+def rewritten(prepared: Prepared, plan: Plan) -> onnx.ModelProto:
+    """The prepared model with every node that has a rewrite in standard operators."""
+    proto, _ = rewrite_model(prepared.proto, plan)
+    _tidy(proto)
+    return proto
+
+
+def rewrite_model(
+    proto: onnx.ModelProto, plan: Plan
+) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
+    """A rewritten copy of a model with named, typed nodes, and the tensors that were declared."""
+    model, wrapped = to_ir(proto)
+    tensors = rewrite_graph(model, plan)
+    RemoveUnusedNodesPass()(model)
+    return from_ir(model, wrapped), tensors
+
+
+MapTypes = dict[str, onnx.TypeProto]
+
+
+def to_ir(proto: onnx.ModelProto) -> tuple[ir.Model, MapTypes]:
+    """A model as onnx_ir reads it, and the types that it cannot read, for `from_ir`."""
+    plain = onnx.ModelProto()
+    plain.CopyFrom(proto)
+    wrapped = _take_map_types(plain)
+    return ir.from_proto(plain), wrapped
+
+
+def from_ir(model: ir.Model, wrapped: MapTypes) -> onnx.ModelProto:
+    """Undo `to_ir`."""
+    proto = ir.to_proto(model)
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.name in wrapped:
+            value.type.CopyFrom(wrapped[value.name])
+    return proto
+
+
+def _take_map_types(proto: onnx.ModelProto) -> MapTypes:
+    """Take the types that onnx_ir cannot read (maps and sequences of maps) out of a model."""
+    taken = {}
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.type.HasField("map_type") or value.type.HasField("sequence_type"):
+            taken[value.name] = onnx.TypeProto.FromString(value.type.SerializeToString())
+            value.ClearField("type")
+    return taken
+
+
+def _tidy(proto: onnx.ModelProto) -> None:
+    """Drop imports without nodes, and go to the older IR where that is enough."""
+    used = {node.domain for node in _all_nodes(proto)}
+    for opset in list(proto.opset_import):
+        if opset.domain not in used | {""}:
+            set_opset(proto, opset.domain, None)
+    ml = opset_of(proto, "ai.onnx.ml") or 0
+    if (opset_of(proto) or 0) <= OPSET and ml <= 3 and not proto.functions:
+        proto.ir_version = min(proto.ir_version, IR_VERSION)
+
+
+def _all_nodes(proto: onnx.ModelProto) -> Iterable[onnx.NodeProto]:
+    stack = list(proto.graph.node) + [n for f in proto.functions for n in f.node]
+    while stack:
+        node = stack.pop()
+        yield node
+        for attribute in node.attribute:
+            stack.extend(attribute.g.node)
+            for graph in attribute.graphs:
+                stack.extend(graph.node)
+
+

@@ -1,0 +1,170 @@
+"""Tuned tensors back into the original graph, by name: the native form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import numpy_helper
+
+from onnxtune.conversion import from_ir, to_ir
+from onnxtune.model import Model
+from onnxtune.partition import ir_node
+from onnxtune.preparation import (
+    OLDEST_OPSET,
+    OPSET,
+    Prepared,
+    constant_tensor,
+    opset_of,
+    set_opset,
+)
+from rewrites.core.builder import Builder
+from rewrites.core.graph_pass import STANDARD_DOMAINS, replace
+from rewrites.core.naming import node_names
+from rewrites.core.registry import find
+from rewrites.core.rewrite import Array, Replacement
+
+
+@dataclass(frozen=True)
+class Native:
+    """The original graph with tuned numbers.
+
+    `changed` counts the numbers that differ, by tensor; `replaced` tells why a node had to be
+    replaced, by node.
+    """
+
+    proto: onnx.ModelProto
+    changed: dict[str, int]
+    replaced: dict[str, str]
+
+
+def native(prepared: Prepared, tensors: Mapping[str, Array]) -> Native:
+    """Write tuned tensors into a copy of the original model.
+
+    Attributes and initializers are overwritten, and only the numbers that changed; all else,
+    names and metadata included, stays. Where an operator cannot carry the numbers, that one node
+    is replaced.
+
+    Args:
+        prepared: the model.
+        tensors: learned tensors by ONNX name; others stay.
+    """
+    written, replacements = _write(prepared, prepared.source.proto, tensors)
+    if not replacements:
+        return written
+    if (opset_of(written.proto) or 0) < OLDEST_OPSET and any(
+        node.domain in STANDARD_DOMAINS for node in written.proto.graph.node
+    ):
+        # The nodes that stand in need a newer opset than the original's.
+        written, replacements = _write(prepared, prepared.proto, tensors)
+    proto = _replace(prepared, written.proto, replacements)
+    reasons = {name: replacement.reason for name, replacement in replacements.items()}
+    return Native(proto, written.changed, reasons)
+
+
+def _write(
+    prepared: Prepared, base: onnx.ModelProto, tensors: Mapping[str, Array]
+) -> tuple[Native, dict[str, Replacement]]:
+    """A copy of `base` with the tensors in it, and the nodes that could not take theirs."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(base)
+    changed: dict[str, int] = {}
+    replacements: dict[str, Replacement] = {}
+    held = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for node, name in zip(proto.graph.node, node_names(base.graph), strict=True):
+        constant = constant_tensor(node)
+        if constant is not None:
+            held.setdefault(node.output[0], constant)
+        rewrite = find(node.domain, node.op_type)
+        roles = {key[len(name) + 1 :]: key for key in tensors if key.startswith(f"{name}/")}
+        if rewrite is None or not roles:
+            continue
+        read = ir_node(prepared, node)
+        read.name = name
+        before = {role: t.value for role, t in rewrite.tensors(read, None).items()}
+        after = {role: np.asarray(tensors[key]) for role, key in roles.items()}
+        moved = {role: int(np.sum(value != before[role])) for role, value in after.items()}
+        changed |= {roles[role]: count for role, count in moved.items() if count}
+        if not any(moved.values()):
+            continue
+        hardened = rewrite.harden(read, before | after)
+        untouched = rewrite.harden(read, before)
+        if isinstance(hardened, Replacement) or isinstance(untouched, Replacement):
+            assert isinstance(hardened, Replacement)  # untouched is what the operator holds now
+            replacements[name] = hardened
+            continue
+        for attribute, values in hardened.items():
+            _overwrite(node, attribute, untouched[attribute], values)
+    for name, value in tensors.items():
+        if name in held:
+            count = _overwrite_tensor(held[name], np.asarray(value))
+            if count:
+                changed[name] = count
+    return Native(proto, changed, {}), replacements
+
+
+def _overwrite(node: onnx.NodeProto, name: str, before: Array, after: Array) -> None:
+    """Write the numbers of an attribute that differ from the untouched ones."""
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    if name in attributes:
+        attribute = attributes[name]
+        values = np.array(attribute.floats, np.float32)
+        moved = np.flatnonzero(_differs(before, after))
+        values[moved] = np.asarray(after)[moved].astype(np.float32)
+        del attribute.floats[:]
+        attribute.floats.extend(values.tolist())
+        return
+    tensor = attributes[f"{name}_as_tensor"].t
+    values = numpy_helper.to_array(tensor).copy()
+    moved = np.flatnonzero(_differs(before, after))
+    values.ravel()[moved] = np.asarray(after)[moved].astype(values.dtype)
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def _differs(before: Array, after: Array) -> Array:
+    """Where two arrays hold different numbers; NaN stands for "leave it" in both."""
+    return np.asarray((before != after) & ~(np.isnan(before) & np.isnan(after)))
+
+
+def _overwrite_tensor(tensor: onnx.TensorProto, value: Array) -> int:
+    """Write the numbers that differ; returns how many."""
+    before = numpy_helper.to_array(tensor)
+    after = value.astype(before.dtype).reshape(before.shape)
+    moved = _differs(before, after)
+    if moved.any():
+        result = np.where(moved, after, before)
+        tensor.CopyFrom(numpy_helper.from_array(result, tensor.name))
+    return int(moved.sum())
+
+
+def _replace(
+    prepared: Prepared, proto: onnx.ModelProto, replacements: Mapping[str, Replacement]
+) -> onnx.ModelProto:
+    """Put standard nodes in the place of those that cannot carry their numbers."""
+    names = node_names(proto.graph)
+    if opset_of(proto) is None:
+        set_opset(proto, "", OPSET)
+    model, wrapped = to_ir(proto)
+    for node, name in zip(list(model.graph), names, strict=True):
+        if name not in replacements:
+            continue
+        for value in node.inputs:
+            if value is not None and value.name is not None and value.type is None:
+                known = prepared.type_of(value.name)
+                value.type = ir.TensorType(ir.DataType.from_numpy(known.dtype))
+        builder = Builder(name, {})
+        replace(model.graph, node, builder, replacements[name].build(builder))
+    return from_ir(model, wrapped)
+
+
+def with_metadata(proto: onnx.ModelProto, source: Model, facts: Mapping[str, str]) -> None:
+    """Add `onnxtune.*` entries to a model's metadata, and bring over those of its source."""
+    entries = {entry.key: entry.value for entry in source.proto.metadata_props}
+    entries |= {entry.key: entry.value for entry in proto.metadata_props}
+    entries |= {f"onnxtune.{key}": value for key, value in facts.items()}
+    del proto.metadata_props[:]
+    for key, value in entries.items():
+        proto.metadata_props.add(key=key, value=value)

@@ -1,0 +1,132 @@
+"""Losses per row, in torch: by name, by what the graph ends with, or a callable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from onnxtune.errors import ArgumentError
+from onnxtune.links import Link
+
+LossName = Literal["log", "squared", "absolute", "poisson"]
+LOSSES: tuple[LossName, ...] = ("log", "squared", "absolute", "poisson")
+
+# A forest may give a class no probability at all; the log loss takes this much for granted, so
+# that such a row has a finite loss and a gradient.
+SMALLEST_PROBABILITY = 1e-3
+
+RowLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of one output.
+
+    `of_source` says whether `rows` takes the value in front of the link (logits, a log rate) or
+    the output itself. `rows(value [N, K], target)` gives [N]; the target holds class indices
+    (int64) where `classes`, else floats [N, K].
+    """
+
+    name: str
+    rows: RowLoss
+    of_source: bool
+    classes: bool
+
+
+def choose_loss(loss: str | RowLoss, link: Link, outputs: int, labelled: bool) -> Loss:
+    """The loss that was asked for, or the one that fits the graph.
+
+    Args:
+        loss: a name of `LOSSES`, "auto", or a callable (output [N, K], target) -> [N].
+        link: what the output ends with.
+        outputs: its number of columns.
+        labelled: whether the columns are the classes of a classifier.
+
+    Raises:
+        ArgumentError: no such loss, or one that does not fit the output.
+    """
+    if callable(loss):
+        return Loss(getattr(loss, "__name__", "custom"), loss, False, labelled)
+    if loss == "auto":
+        loss = "log" if labelled or link == "sigmoid" else "poisson" if link == "exp" else "squared"
+    if loss == "log":
+        return _log(link, outputs, labelled)
+    if loss == "poisson":
+        if link == "exp":
+            return Loss("poisson", _poisson_of_log_rate, True, False)
+        return Loss("poisson", _poisson, False, False)
+    if loss == "squared":
+        return Loss("squared", _squared, False, False)
+    if loss == "absolute":
+        return Loss("absolute", _absolute, False, False)
+    raise ArgumentError(f"Loss '{loss}' is none of {', '.join(LOSSES)}, 'auto' or a callable.")
+
+
+def _log(link: Link, outputs: int, labelled: bool) -> Loss:
+    if labelled and outputs > 1:
+        if link == "softmax":
+            return Loss("log", _cross_entropy, True, True)
+        if link == "sigmoid":
+            two = outputs == 2
+            return Loss("log", _log_of_mirrored if two else _one_against_rest, True, True)
+        return Loss("log", _log_of_probabilities, False, True)
+    if link == "sigmoid":
+        return Loss("log", _binary, True, False)
+    raise ArgumentError(
+        "The log loss needs class probabilities; this output has "
+        f"{outputs} column{'s' * (outputs != 1)} and no class labels."
+    )
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """-log softmax(z)_y."""
+    return F.cross_entropy(logits, target, reduction="none")
+
+
+def _log_of_mirrored(scores: Tensor, target: Tensor) -> Tensor:
+    """-log sigmoid(z_y), for two scores of opposite sign."""
+    return -F.logsigmoid(scores.gather(1, target.unsqueeze(1)).squeeze(1))
+
+
+def _one_against_rest(scores: Tensor, target: Tensor) -> Tensor:
+    """The binary log losses of every class against the rest, summed."""
+    wanted = F.one_hot(target, scores.shape[1]).to(scores.dtype)
+    return F.binary_cross_entropy_with_logits(scores, wanted, reduction="none").sum(1)
+
+
+def _log_of_probabilities(output: Tensor, target: Tensor) -> Tensor:
+    """-log((p_y + e) / (1 + K e)), e = `SMALLEST_PROBABILITY`."""
+    smallest = SMALLEST_PROBABILITY
+    taken = output.gather(1, target.unsqueeze(1)).squeeze(1).clamp(min=0)
+    return -((taken + smallest) / (1 + output.shape[1] * smallest)).log()
+
+
+def _binary(logits: Tensor, target: Tensor) -> Tensor:
+    """The log loss of 0/1 targets, averaged over the columns."""
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
+
+
+def _squared(output: Tensor, target: Tensor) -> Tensor:
+    """(f - y)^2, averaged over the columns."""
+    return (output - target).square().mean(1)
+
+
+def _absolute(output: Tensor, target: Tensor) -> Tensor:
+    """|f - y|, averaged over the columns."""
+    return (output - target).abs().mean(1)
+
+
+def _poisson(output: Tensor, target: Tensor) -> Tensor:
+    """Half the Poisson deviance of the rate f: f - y - y log(f / y)."""
+    rate = output.clamp(min=torch.finfo(output.dtype).tiny)
+    return (rate - target - torch.xlogy(target, rate) + torch.xlogy(target, target)).mean(1)
+
+
+def _poisson_of_log_rate(log_rate: Tensor, target: Tensor) -> Tensor:
+    """Half the Poisson deviance of the rate exp(z): exp(z) - y - y z + y log y."""
+    return (log_rate.exp() - target - target * log_rate + torch.xlogy(target, target)).mean(1)

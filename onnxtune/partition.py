@@ -1,0 +1,389 @@
+"""Cuts a graph into prefix, core and tail.
+
+The core is every node between a learned tensor and a chosen float output. What feeds it is the
+prefix, which onnxruntime runs once; what is left (labels, ZipMap) is the tail.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import helper, numpy_helper
+
+from onnxtune.differentiability import gradient_paths
+from onnxtune.errors import ArgumentError, OnnxTuneError, UnsupportedError
+from onnxtune.preparation import Prepared, value_info
+from onnxtune.runtime import ValueType
+from rewrites.core.registry import find
+from rewrites.core.rewrite import Array, Tensor
+
+Role = Literal["prefix", "core", "tail", "cut"]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A graph cut in three.
+
+    Attributes:
+        roles: node name -> its role; a node that stops a gradient is a "cut".
+        learned: every learned tensor that reaches a float output of the graph, by name.
+        tensors: those that reach the chosen outputs: what can be tuned.
+        outputs: chosen output name -> the float value behind it.
+        refused: node name -> why its rewrite cannot handle it.
+        inputs: the values that enter the core.
+        core: the core as a model of its own, its nodes as they were.
+        prefix: the model that computes `inputs`; None where they are inputs of the graph.
+    """
+
+    roles: dict[str, Role]
+    learned: tuple[str, ...]
+    tensors: tuple[str, ...]
+    outputs: dict[str, str]
+    refused: dict[str, str]
+    inputs: tuple[ValueType, ...]
+    core: onnx.ModelProto
+    prefix: onnx.ModelProto | None
+
+
+def partition(prepared: Prepared, outputs: Sequence[str] | None = None) -> Partition:
+    """Cut a prepared model.
+
+    Args:
+        prepared: the model.
+        outputs: names of float outputs of the graph (or of the values behind them); None takes
+            every one that a learned tensor reaches.
+
+    Raises:
+        ArgumentError: no such float output; the message lists those there are.
+        UnsupportedError: nothing can be tuned; the message says why, and names the node in the
+            way where there is one.
+    """
+    graph = _Graph(prepared)
+    floats = float_outputs(prepared)
+    if not floats:
+        names = ", ".join(f"'{output.name}'" for output in prepared.proto.graph.output)
+        raise UnsupportedError(
+            f"{prepared.source.origin}: its outputs ({names}) are labels only, and a label has no "
+            "gradient; export it again with its scores or probabilities."
+        )
+    learned = graph.learned(floats.values())
+    chosen = _choose(prepared, graph, floats, outputs, learned)
+    active = graph.learned(chosen.values())
+    carriers = {graph.holder[name] for name in active}
+    core = graph.between(carriers, chosen.values())
+    entering = graph.entering(core)
+    roles = graph.roles(core, entering)
+    return Partition(
+        roles=roles,
+        learned=tuple(learned),
+        tensors=tuple(active),
+        outputs=chosen,
+        refused=graph.refused,
+        inputs=tuple(prepared.type_of(name) for name in entering),
+        core=graph.extract(core, entering, chosen.values()),
+        prefix=graph.prefix(entering),
+    )
+
+
+def float_outputs(prepared: Prepared) -> dict[str, str]:
+    """Graph output -> the float value that stands behind it, for every output that has one."""
+    makers = {name: node for node in prepared.proto.graph.node for name in node.output}
+    found = {}
+    for output in prepared.proto.graph.output:
+        value = output.name
+        node = makers.get(value)
+        rewrite = None if node is None else find(node.domain, node.op_type)
+        if node is not None and rewrite is not None and rewrite.carrier is not None:
+            value = node.input[rewrite.carrier]
+        if prepared.type_of(value).is_float:
+            found[output.name] = value
+    return found
+
+
+def _choose(
+    prepared: Prepared,
+    graph: _Graph,
+    floats: dict[str, str],
+    outputs: Sequence[str] | None,
+    learned: Mapping[str, object],
+) -> dict[str, str]:
+    """The float outputs to work on, each reached by a learned tensor."""
+    if outputs is None:
+        chosen = {name: value for name, value in floats.items() if graph.learned([value])}
+    else:
+        by_value = {value: name for name, value in floats.items()}
+        names = [by_value.get(name, name) for name in outputs]
+        unknown = [name for name in names if name not in floats]
+        if unknown:
+            raise ArgumentError(
+                f"'{unknown[0]}' is no float output of the model; it has "
+                f"{', '.join(repr(name) for name in floats)}."
+            )
+        chosen = {name: floats[name] for name in names}
+    if chosen and graph.learned(chosen.values()):
+        return chosen
+    raise UnsupportedError(f"{prepared.source.origin}: nothing to tune: {graph.obstacle()}")
+
+
+class _Graph:
+    """The graph's edges, read once: linear in nodes."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self.nodes = {node.name: node for node in prepared.proto.graph.node}
+        self.inputs = {name: _reads(node) for name, node in self.nodes.items()}
+        self.maker = {out: n for n, node in self.nodes.items() for out in node.output if out}
+        self.initializers = {t.name: t for t in prepared.proto.graph.initializer}
+        self.refused: dict[str, str] = {}
+        self.holder: dict[str, str] = {}
+        self.values_of: dict[str, list[str]] = {}
+        self._paths: dict[str, list[tuple[int, int]]] = {}
+        self._find_tensors()
+
+    def _find_tensors(self) -> None:
+        """Fill `holder` (tensor -> a node that reads it) and the gradient paths of each node."""
+        for name, node in self.nodes.items():
+            paths = gradient_paths(node)
+            roles: Iterable[str] = ()
+            rewrite = find(node.domain, node.op_type)
+            if rewrite is not None:
+                try:
+                    roles = node_tensors(self.prepared, node)
+                except OnnxTuneError as error:
+                    self.refused[name] = str(error)
+                    paths = []
+            self._paths[name] = paths
+            makes = [node.output[o] for o in dict.fromkeys(o for _, o in paths)]
+            for role in roles:
+                self._hold(role, name, makes)
+            for place, _ in paths:
+                read = node.input[place] if place < len(node.input) else ""
+                if read in self.initializers and is_learned(self.initializers[read]):
+                    self._hold(read, name, makes)
+
+    def _hold(self, tensor: str, node: str, makes: list[str]) -> None:
+        self.holder.setdefault(tensor, node)
+        self.values_of.setdefault(tensor, []).extend(makes)
+
+    def learned(self, values: Iterable[str]) -> dict[str, str]:
+        """Learned tensors with a gradient path to one of the values -> their node."""
+        carrying = self._backward(values)
+        return {
+            tensor: self.holder[tensor]
+            for tensor, makes in self.values_of.items()
+            if any(value in carrying for value in makes)
+        }
+
+    def _backward(self, values: Iterable[str]) -> set[str]:
+        """Values from which a gradient path leads to one of these."""
+        reached = set(values)
+        queue = deque(reached)
+        while queue:
+            value = queue.popleft()
+            name = self.maker.get(value)
+            if name is None:
+                continue
+            node = self.nodes[name]
+            for source, target in self._paths[name]:
+                if source >= len(node.input) or node.output[target] != value:
+                    continue
+                read = node.input[source]
+                if read and read not in reached and self._is_float(read):
+                    reached.add(read)
+                    queue.append(read)
+        return reached
+
+    def _is_float(self, value: str) -> bool:
+        # A value of unknown type (inside a model that could not be inferred) is given the benefit.
+        kind = self.prepared.type_of(value).kind
+        return not kind or self.prepared.type_of(value).is_float or not kind.startswith("tensor")
+
+    def between(self, starts: set[str], values: Iterable[str]) -> set[str]:
+        """Nodes that a start reaches and that the values depend on."""
+        return self._after(starts) & self._before(values)
+
+    def _after(self, starts: set[str]) -> set[str]:
+        readers: dict[str, list[str]] = {}
+        for name, reads in self.inputs.items():
+            for value in reads:
+                readers.setdefault(value, []).append(name)
+        reached, queue = set(starts), deque(starts)
+        while queue:
+            for value in self.nodes[queue.popleft()].output:
+                for name in readers.get(value, ()):
+                    if name not in reached:
+                        reached.add(name)
+                        queue.append(name)
+        return reached
+
+    def _before(self, values: Iterable[str]) -> set[str]:
+        reached: set[str] = set()
+        queue = deque(values)
+        while queue:
+            name = self.maker.get(queue.popleft())
+            if name is not None and name not in reached:
+                reached.add(name)
+                queue.extend(self.inputs[name])
+        return reached
+
+    def entering(self, core: set[str]) -> list[str]:
+        """Values that core nodes read and neither make nor hold, in order of first use."""
+        made = {out for name in core for out in self.nodes[name].output}
+        reads = (value for name in self.nodes if name in core for value in self.inputs[name])
+        return [v for v in dict.fromkeys(reads) if v not in made and v not in self.initializers]
+
+    def roles(self, core: set[str], entering: list[str]) -> dict[str, Role]:
+        before = self._before(entering)
+        roles: dict[str, Role] = {}
+        for name in self.nodes:
+            if name in core:
+                roles[name] = "core"
+            elif name in before:
+                stops = name in self.refused or (
+                    not self._paths[name] and self._carries_learned(name)
+                )
+                roles[name] = "cut" if stops else "prefix"
+            else:
+                roles[name] = "tail"
+        return roles
+
+    def _carries_learned(self, name: str) -> bool:
+        upstream = self._before(self.inputs[name])
+        return any(holder in upstream for holder in self.holder.values())
+
+    def obstacle(self) -> str:
+        """Why nothing can be tuned, naming the node in the way."""
+        if self.refused:
+            return next(iter(self.refused.values()))
+        opaque = [
+            node
+            for name, node in self.nodes.items()
+            if not self._paths[name] and node.domain not in ("", "ai.onnx")
+        ]
+        blocking = next((node for node in opaque if find(node.domain, node.op_type) is None), None)
+        if blocking is not None:
+            return (
+                f"{blocking.op_type} '{blocking.name}' has no rewrite. "
+                "`onnxtune inspect` lists every such node."
+            )
+        if not self.holder:
+            return "the model holds no learned tensors."
+        stops = [node for name, node in self.nodes.items() if not self._paths[name]]
+        names = ", ".join(f"{node.op_type} '{node.name}'" for node in stops[:3])
+        return f"no gradient passes {names}, and no learned tensor stands behind it."
+
+    def extract(
+        self, core: set[str], entering: list[str], values: Iterable[str]
+    ) -> onnx.ModelProto:
+        """The core nodes as a model from `entering` to `values`."""
+        nodes = [node for name, node in self.nodes.items() if name in core]
+        return self._model(nodes, entering, list(dict.fromkeys(values)))
+
+    def prefix(self, entering: list[str]) -> onnx.ModelProto | None:
+        """The nodes that compute what enters the core."""
+        before = self._before(entering)
+        if not before:
+            return None
+        proto = self.prepared.proto
+        nodes = [node for name, node in self.nodes.items() if name in before]
+        fed = [value.name for value in proto.graph.input if value.name not in self.initializers]
+        made = [value for value in entering if value in self.maker]
+        return self._model(nodes, fed, made)
+
+    def _model(
+        self, nodes: list[onnx.NodeProto], inputs: list[str], outputs: list[str]
+    ) -> onnx.ModelProto:
+        source = self.prepared.proto
+        read = {value for node in nodes for value in _reads(node)} | set(outputs)
+        held = [tensor for name, tensor in self.initializers.items() if name in read]
+        declared = {value.name: value for value in source.graph.input}
+        model = onnx.ModelProto(ir_version=source.ir_version, producer_name="onnxtune")
+        model.opset_import.extend(source.opset_import)
+        model.functions.extend(source.functions)
+        model.graph.name = source.graph.name or "graph"
+        model.graph.node.extend(nodes)
+        model.graph.initializer.extend(held)
+        for name in inputs:
+            info = declared.get(name) or value_info(self.prepared.type_of(name))
+            model.graph.input.append(info)
+        for name in outputs:
+            kind = self.prepared.type_of(name)
+            known = kind.kind.startswith("tensor(")
+            info = value_info(kind) if known else helper.make_empty_tensor_value_info(name)
+            model.graph.output.append(info)
+        named = {*inputs, *outputs}
+        made = {out for node in nodes for out in node.output}
+        model.graph.value_info.extend(
+            value for value in source.graph.value_info if value.name in made - named
+        )
+        return model
+
+
+def is_learned(tensor: onnx.TensorProto) -> bool:
+    """A float tensor of more than one element."""
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+    return tensor.data_type in floats and int(np.prod(tensor.dims)) > 1
+
+
+def node_tensors(
+    prepared: Prepared, node: onnx.NodeProto, spread: Array | None = None
+) -> dict[str, Tensor]:
+    """The learned tensors that a node's rewrite declares, by full name `<node>/<role>`.
+
+    Raises:
+        UnsupportedError: the rewrite cannot handle the node.
+    """
+    rewrite = find(node.domain, node.op_type)
+    if rewrite is None:
+        return {}
+    tensors = rewrite.tensors(ir_node(prepared, node), spread)
+    return {f"{node.name}/{role}": tensor for role, tensor in tensors.items()}
+
+
+def ir_node(prepared: Prepared, node: onnx.NodeProto) -> ir.Node:
+    """One node for a rewrite to read, its inputs typed."""
+    inputs: list[ir.Value | None] = []
+    for name in node.input:
+        known = prepared.type_of(name)
+        typed = known.kind.startswith("tensor(") and not known.is_string
+        kind = ir.TensorType(ir.DataType.from_numpy(known.dtype)) if typed else None
+        inputs.append(ir.Value(name=name, type=kind) if name else None)
+    attributes = [ir.serde.deserialize_attribute(attribute) for attribute in node.attribute]
+    return ir.Node(
+        node.domain,
+        node.op_type,
+        inputs,
+        attributes,
+        num_outputs=len(node.output),
+        name=node.name,
+    )
+
+
+def tensor_value(prepared: Prepared, name: str) -> Array:
+    """The value of an initializer of the prepared model."""
+    tensor = next(t for t in prepared.proto.graph.initializer if t.name == name)
+    return np.asarray(numpy_helper.to_array(tensor))
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """The values that a node reads, those that its subgraphs capture included."""
+    reads = [name for name in node.input if name]
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            if graph.node or graph.output:
+                reads.extend(_captured(graph))
+    return reads
+
+
+def _captured(graph: onnx.GraphProto) -> list[str]:
+    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    own |= {out for node in graph.node for out in node.output}
+    reads = [name for node in graph.node for name in _reads(node)]
+    reads += [value.name for value in graph.output]
+    return [name for name in reads if name not in own]

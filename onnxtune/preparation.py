@@ -1,0 +1,170 @@
+"""Brings a model into the shape that the rest works on: names, types, constants, opset."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import onnx
+from onnx import helper
+
+from onnxtune.errors import ModelError, UnsupportedError
+from onnxtune.model import Model
+from onnxtune.runtime import ValueType, value_types
+from rewrites.core.graph_pass import STANDARD_DOMAINS
+from rewrites.core.naming import node_names
+
+_log = logging.getLogger(__name__)
+
+# Rewrites emit operators that mean the same from here on.
+OLDEST_OPSET = 13
+# What exported files use where they can, for old runtimes, and what torch gets.
+OPSET, IR_VERSION = 17, 8
+
+_ELEMENT_TYPES = {
+    "float": "FLOAT",
+    "double": "DOUBLE",
+    "float16": "FLOAT16",
+    "string": "STRING",
+    "bool": "BOOL",
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model whose nodes have unique names and whose values have known types.
+
+    Constant nodes are initializers, and the default domain is at opset 17, or at another one that
+    is 13 or newer where no conversion exists.
+    """
+
+    source: Model
+    proto: onnx.ModelProto
+    types: dict[str, ValueType]
+
+    def type_of(self, value: str) -> ValueType:
+        """The type of a value; of kind "" where it is unknown."""
+        return self.types.get(value, ValueType(value, ""))
+
+
+def prepare(source: Model) -> Prepared:
+    """A prepared copy of a model.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+        UnsupportedError: its opset is older than 13 and cannot be converted.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(source.proto)
+    for opset in proto.opset_import:
+        if opset.domain == "ai.onnx":
+            opset.domain = ""
+    for node in proto.graph.node:
+        if node.domain == "ai.onnx":
+            node.domain = ""
+    _name_nodes(proto)
+    try:
+        types = value_types(proto)
+    except ModelError as error:
+        raise ModelError(f"{source.origin}: {error}") from error
+    _lift_constants(proto)
+    _annotate(proto, types)
+    proto = _to_opset(proto, source.origin)
+    _name_nodes(proto)
+    return Prepared(source, proto, types)
+
+
+def _name_nodes(proto: onnx.ModelProto) -> None:
+    for node, name in zip(proto.graph.node, node_names(proto.graph), strict=True):
+        node.name = name
+
+
+def _lift_constants(proto: onnx.ModelProto) -> None:
+    """Constant nodes that hold a tensor become initializers of the same name."""
+    kept = []
+    for node in proto.graph.node:
+        tensor = constant_tensor(node)
+        if tensor is None:
+            kept.append(node)
+        else:
+            proto.graph.initializer.add().CopyFrom(tensor)
+            proto.graph.initializer[-1].name = node.output[0]
+    if len(kept) < len(proto.graph.node):
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+        del proto.graph.node[:]
+        proto.graph.node.extend(copies)
+
+
+def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The tensor of a standard Constant node; None for any other node."""
+    if node.op_type != "Constant" or node.domain not in STANDARD_DOMAINS:
+        return None
+    return next((a.t for a in node.attribute if a.name == "value"), None)
+
+
+def _annotate(proto: onnx.ModelProto, types: dict[str, ValueType]) -> None:
+    """Write the inferred types into the graph.
+
+    ONNX's own shape inference crashes on some operators of ai.onnx.ml whose input has no type.
+    """
+    del proto.graph.value_info[:]
+    named = {value.name for value in (*proto.graph.input, *proto.graph.output)}
+    for name, value in types.items():
+        if name not in named and value.kind.startswith("tensor("):
+            proto.graph.value_info.append(value_info(value))
+
+
+def value_info(value: ValueType) -> onnx.ValueInfoProto:
+    """A tensor's type as ONNX writes it."""
+    word = value.kind.removeprefix("tensor(").removesuffix(")")
+    element = onnx.TensorProto.DataType.Value(_ELEMENT_TYPES.get(word, word.upper()))
+    return helper.make_tensor_value_info(value.name, element, value.shape)
+
+
+def opset_of(proto: onnx.ModelProto, domain: str = "") -> int | None:
+    """The version of a domain that the model imports, or None."""
+    return next((o.version for o in proto.opset_import if o.domain == domain), None)
+
+
+def set_opset(proto: onnx.ModelProto, domain: str, version: int | None) -> None:
+    """Import a domain at a version; None takes the import out."""
+    kept = [o for o in proto.opset_import if o.domain != domain]
+    imports = [helper.make_opsetid(o.domain, o.version) for o in kept]
+    if version is not None:
+        imports.append(helper.make_opsetid(domain, version))
+    del proto.opset_import[:]
+    proto.opset_import.extend(imports)
+
+
+def _to_opset(proto: onnx.ModelProto, origin: str) -> onnx.ModelProto:
+    current = opset_of(proto)
+    standard = any(node.domain == "" for node in proto.graph.node)
+    if current is None or not standard:
+        set_opset(proto, "", OPSET)
+        return proto
+    if current == OPSET:
+        return proto
+    converted = _converted(proto)
+    if converted is not None:
+        return converted
+    if current < OLDEST_OPSET:
+        raise UnsupportedError(
+            f"{origin}: its opset {current} cannot be brought to {OPSET}; export it again with "
+            f"target_opset {OPSET}."
+        )
+    return proto
+
+
+def _converted(proto: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The model at the opset, or None where ONNX's converter knows no way."""
+    if proto.functions:
+        return None  # the converter drops local functions
+    try:
+        converted = onnx.version_converter.convert_version(proto, OPSET)
+    except (RuntimeError, onnx.version_converter.ConvertError) as error:
+        _log.info("opset conversion: %s", " ".join(str(error).split()))
+        return None
+    # It keeps the graph, but not what stands around it.
+    proto.graph.CopyFrom(converted.graph)
+    set_opset(proto, "", OPSET)
+    return proto

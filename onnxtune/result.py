@@ -1,0 +1,126 @@
+"""What `tune` returns: whether the tuned model was accepted, and the model in three forms."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import onnx
+
+from onnxtune.conversion import rewritten
+from onnxtune.errors import ArgumentError
+from onnxtune.export import Native, native, with_metadata
+from onnxtune.model import check_output, write
+from onnxtune.partition import partition
+from onnxtune.preparation import Prepared, prepare
+from onnxtune.training_loop import Epoch
+from rewrites.core.graph_pass import Plan
+from rewrites.core.rewrite import Array
+
+SavedForm = Literal["native", "hard", "soft"]
+SAVED_FORMS: tuple[SavedForm, ...] = ("native", "hard", "soft")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The paired comparison on the validation rows; losses are means per row.
+
+    `z` is the mean gain over its standard error; the tuned model is taken where it is above
+    `needed_z`.
+    """
+
+    before: float
+    after: float
+    gain: float
+    standard_error: float
+    z: float
+    needed_z: float
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the gain is beyond its standard error."""
+        return self.gain > 0 and self.z > self.needed_z
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """The outcome of a tuning run.
+
+    Attributes:
+        prepared: the model as it came.
+        tensors: tuned tensors by ONNX name, for the native and hard forms; empty where these stay
+            the original.
+        soft_tensors: those for the soft form.
+        verdicts: by "hard" and, with soft routing, "soft".
+        history: a record per epoch.
+        report: figures for people and programs.
+        module: the torch module, its tensors those of the native form.
+    """
+
+    prepared: Prepared
+    tensors: dict[str, Array]
+    soft_tensors: dict[str, Array]
+    verdicts: dict[str, Verdict]
+    history: tuple[Epoch, ...]
+    report: dict[str, Any]
+    temperature: float
+    spreads: dict[str, Array] = field(repr=False)
+    module: Any = field(repr=False)
+    metadata: dict[str, str] = field(repr=False)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether any form is better than the original beyond its standard error."""
+        return any(verdict.accepted for verdict in self.verdicts.values())
+
+    def model(self, form: SavedForm = "native") -> onnx.ModelProto:
+        """The tuned model; the original in that form where tuning did not help.
+
+        Raises:
+            ArgumentError: no such form.
+        """
+        if form not in SAVED_FORMS:
+            raise ArgumentError(f"Form '{form}' is none of {', '.join(SAVED_FORMS)}.")
+        tensors = self.soft_tensors if form == "soft" else self.tensors
+        tuned = self._native(tensors)
+        if form == "native":
+            proto = tuned.proto
+        else:
+            proto = self._standard(tuned, form)
+        if tensors:
+            with_metadata(proto, self.prepared.source, self.metadata)
+        elif form != "native":
+            with_metadata(proto, self.prepared.source, {})
+        return proto
+
+    def save(self, path: str | os.PathLike[str], form: SavedForm = "native") -> None:
+        """Write the model; byte for byte the original where it is native and nothing was tuned.
+
+        Raises:
+            ArgumentError: no such form; the path is the input's, or cannot be written.
+        """
+        target = check_output(path, [self.prepared.source.path])
+        if form == "native" and not self.tensors:
+            write(target, self.prepared.source.content)
+        else:
+            write(target, self.model(form).SerializeToString())
+
+    def _native(self, tensors: dict[str, Array]) -> Native:
+        return native(self.prepared, tensors)
+
+    def _standard(self, tuned: Native, form: SavedForm) -> onnx.ModelProto:
+        from onnxtune.model import load
+
+        prepared = prepare(load(tuned.proto)) if tuned.changed else self.prepared
+        routing = {}
+        if form == "soft":
+            roles = partition(prepared).roles
+            routing = {name: "soft" for name, role in roles.items() if role == "core"}
+        # A node that was replaced is called `<node>/...` now, and reads what it read.
+        spreads = dict(self.spreads)
+        for node in prepared.proto.graph.node:
+            stem = node.name.rsplit("/", 1)[0]
+            if node.name not in spreads and stem in spreads:
+                spreads[node.name] = spreads[stem]
+        return rewritten(prepared, Plan(routing, self.temperature, spreads))  # type: ignore[arg-type]

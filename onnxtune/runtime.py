@@ -1,0 +1,204 @@
+"""onnxruntime behind a few functions: sessions, runs, and the types of values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxtune.errors import ArgumentError, DataError, ModelError, ProviderError
+
+# The names that users give -> onnxruntime's own.
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+}
+
+
+@dataclass(frozen=True)
+class ValueType:
+    """Type of an ONNX value: `kind` is onnxruntime's word for it, such as `tensor(float)`.
+
+    `shape` holds an int for a fixed dimension, None for one that varies; None where unknown.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int | None, ...] | None = None
+
+    @property
+    def is_float(self) -> bool:
+        """A tensor of floating point numbers."""
+        return self.kind in ("tensor(float)", "tensor(double)", "tensor(float16)")
+
+    @property
+    def is_string(self) -> bool:
+        """A tensor of strings."""
+        return self.kind == "tensor(string)"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The numpy dtype of the tensor (`object` for strings).
+
+        Raises:
+            DataError: the value is no tensor, but a map or a sequence.
+        """
+        found = re.fullmatch(r"tensor\((\w+)\)", self.kind)
+        if found is None:
+            raise DataError(f"'{self.name}' is a {self.kind}, not a tensor.")
+        return np.dtype(_DTYPES.get(found[1], found[1]))
+
+
+_DTYPES: dict[str, Any] = {"float": "float32", "double": "float64", "string": object}
+
+
+def available_providers() -> list[str]:
+    """The short names of the execution providers that this onnxruntime was built with."""
+    import onnxruntime
+
+    built = onnxruntime.get_available_providers()
+    return [short for short, name in PROVIDERS.items() if name in built]
+
+
+def session(
+    model: onnx.ModelProto | bytes,
+    provider: str = "cpu",
+    threads: int | None = None,
+    optimize: bool = True,
+) -> Any:
+    """An `onnxruntime.InferenceSession` on one provider; it never falls back to another in silence.
+
+    Args:
+        model: the model, or its bytes.
+        provider: a key of `PROVIDERS`.
+        threads: intra-op threads; None leaves the choice to onnxruntime.
+        optimize: False keeps the graph as it is, for a quick look at types.
+
+    Raises:
+        ArgumentError: no such provider.
+        ProviderError: the provider is not there, with the reason.
+        ModelError: onnxruntime refuses the model, with its reason in one line.
+    """
+    import onnxruntime
+
+    if provider not in PROVIDERS:
+        raise ArgumentError(f"Provider '{provider}' is none of {', '.join(PROVIDERS)}.")
+    wanted = PROVIDERS[provider]
+    if wanted not in onnxruntime.get_available_providers():
+        raise ProviderError(
+            f"Provider '{provider}' is not in this onnxruntime "
+            f"(it has {', '.join(available_providers())})."
+        )
+    if provider == "cuda":
+        _load_cuda_libraries()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    # Idle workers that spin take the processor from torch, and from a second session.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    content = model if isinstance(model, bytes) else model.SerializeToString()
+    try:
+        created = onnxruntime.InferenceSession(
+            content, options, providers=[wanted], enable_fallback=0
+        )
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        raise ModelError(f"onnxruntime refuses the model: {one_line(error)}") from error
+    if wanted not in created.get_providers():
+        raise ProviderError(
+            f"Provider '{provider}' is built in, but could not start on this machine "
+            "(no device, or its libraries were not found)."
+        )
+    return created
+
+
+def _load_cuda_libraries() -> None:
+    """Torch's packages bring the CUDA libraries; onnxruntime finds them once torch is loaded."""
+    import importlib.util
+
+    if importlib.util.find_spec("torch") is not None:
+        import torch  # noqa: F401
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without onnxruntime's prefixes, on one line."""
+    text = " ".join(str(error).split())
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+
+
+def run(
+    model: onnx.ModelProto | bytes | Any,
+    feed: Mapping[str, np.ndarray[Any, Any]],
+    outputs: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Run a model, or a session, on the CPU.
+
+    Returns:
+        Output name -> array, or a list of dictionaries for a ZipMap.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+        DataError: it refuses the data.
+    """
+    ready = session(model) if isinstance(model, onnx.ModelProto | bytes) else model
+    names = list(outputs) if outputs is not None else [out.name for out in ready.get_outputs()]
+    try:
+        return dict(zip(names, ready.run(names, dict(feed)), strict=True))
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        raise DataError(f"onnxruntime cannot run these data: {one_line(error)}") from error
+
+
+def input_types(model: onnx.ModelProto) -> list[ValueType]:
+    """Types of the graph inputs that a caller feeds (initializers are none)."""
+    held = {tensor.name for tensor in model.graph.initializer}
+    return [_declared(value) for value in model.graph.input if value.name not in held]
+
+
+def output_types(model: onnx.ModelProto) -> list[ValueType]:
+    """Types of the graph outputs as onnxruntime infers them."""
+    return [_reported(value) for value in session(model, optimize=False).get_outputs()]
+
+
+def value_types(model: onnx.ModelProto) -> dict[str, ValueType]:
+    """Types of every value that a node of the main graph makes, as onnxruntime infers them.
+
+    `onnx.shape_inference` is not used: on a LabelEncoder with an untyped input it kills the
+    process (onnx 1.23).
+    """
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    known = {value.name for value in probe.graph.output}
+    for node in model.graph.node:
+        for name in node.output:
+            if name and name not in known:
+                probe.graph.output.add().name = name
+                known.add(name)
+    types = {value.name: _reported(value) for value in session(probe, optimize=False).get_outputs()}
+    return types | {value.name: value for value in input_types(model)}
+
+
+def _reported(value: Any) -> ValueType:
+    shape = tuple(size if isinstance(size, int) else None for size in value.shape or ())
+    return ValueType(value.name, value.type, shape if value.shape else None)
+
+
+def _declared(value: onnx.ValueInfoProto) -> ValueType:
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        return ValueType(value.name, str(kind).removesuffix("_type"))
+    tensor = value.type.tensor_type
+    name = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    if not tensor.HasField("shape"):
+        return ValueType(value.name, f"tensor({name})")
+    shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+    return ValueType(value.name, f"tensor({name})", shape)

@@ -1,0 +1,386 @@
+"""A torch module whose parameters are the learned tensors of an ONNX model, by name."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from onnxtune.calibration import node_spreads
+from onnxtune.conversion import check_temperature, rewrite_model
+from onnxtune.data import load as load_data
+from onnxtune.errors import ArgumentError, UnsupportedError
+from onnxtune.links import Source, find_source
+from onnxtune.model import ModelLike, load
+from onnxtune.partition import Partition, node_tensors, partition, tensor_value
+from onnxtune.preparation import OPSET, Prepared, opset_of, prepare, set_opset
+from onnxtune.runtime import input_types, run, session
+from onnxtune.torch_ops import CONVERTERS, onnx2torch_convert
+from rewrites.core.builder import PRIVATE_DOMAIN
+from rewrites.core.graph_pass import Plan
+from rewrites.core.linear import weight_unit
+from rewrites.core.rewrite import Array, Routing
+from rewrites.core.rewrite import Tensor as Learned
+
+ROUTINGS: tuple[Routing, ...] = ("soft", "straight-through", "hard")
+
+
+def to_torch(
+    model: ModelLike,
+    routing: Routing = "soft",
+    *,
+    temperature: float | str = "auto",
+    data: Any = None,
+    output: str | Sequence[str] | None = None,
+) -> OnnxModule:
+    """The tunable core of a model as a torch module.
+
+    Args:
+        model: a path, bytes, an `onnx.ModelProto` or a fitted estimator.
+        routing: how trees pass rows on: "soft" by sigmoids, "straight-through" by steps with a
+            sigmoid's gradient, "hard" by steps, with gradients for leaves only.
+        temperature: width of a soft gate in units of its feature's spread; "auto" is 0.1.
+        data: rows to measure the spreads on; without, the spread of a feature's thresholds
+            stands for it.
+        output: a float output of the model, or several; None takes all.
+
+    Raises:
+        ModelError: the model is unreadable or invalid.
+        ArgumentError: no such routing, temperature or output.
+        UnsupportedError: nothing can be tuned; the message names the node in the way.
+    """
+    width = check_temperature(temperature)  # type: ignore[arg-type]
+    prepared = prepare(load(model, data))
+    outputs = [output] if isinstance(output, str) else output
+    cut = partition(prepared, outputs)
+    spreads = {} if data is None else node_spreads(prepared, data)
+    return OnnxModule(prepared, cut, spreads, routing, width)
+
+
+class OnnxModule(nn.Module):
+    """The core of a model: from the values that its prefix computes to its float outputs.
+
+    `forward` takes the core's inputs in the order of `input_names` and returns output name ->
+    tensor; `predict` takes what the model itself takes. A tensor that ONNX uses in two places is
+    one parameter. `routing` and `temperature` may be set at any time.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        cut: Partition,
+        spreads: Mapping[str, Array],
+        routing: Routing,
+        temperature: float,
+    ) -> None:
+        """Use `to_torch`, which makes the parts."""
+        super().__init__()
+        self.prepared = prepared
+        self.cut = cut
+        self.spreads = dict(spreads)
+        self.input_names = tuple(value.name for value in cut.inputs)
+        self.learned = learned_tensors(prepared, cut, spreads)
+        self._escaped = {name: f"tensor_{i}" for i, name in enumerate(self.learned)}
+        self._values = nn.ParameterDict(
+            {
+                self._escaped[name]: nn.Parameter(torch.from_numpy(np.array(tensor.value)))
+                for name, tensor in self.learned.items()
+            }
+        )
+        self._graphs = nn.ModuleDict()
+        self._links: dict[str, dict[str, Source]] = {}
+        self._prefix: Any = None
+        self._temperature = temperature
+        self._routing: Routing = "soft"
+        self.routing = routing
+        self._register_state_dict_hook(_to_onnx_names)
+        self.register_load_state_dict_pre_hook(_from_onnx_names)
+
+    @property
+    def routing(self) -> Routing:
+        """How trees pass rows on.
+
+        Raises:
+            ArgumentError: on setting one that does not exist.
+        """
+        return self._routing
+
+    @routing.setter
+    def routing(self, routing: Routing) -> None:
+        if routing not in ROUTINGS:
+            raise ArgumentError(f"Routing '{routing}' is none of {', '.join(ROUTINGS)}.")
+        if routing not in self._graphs:
+            self._graphs[routing] = self._build(routing)
+        self._routing = routing
+
+    @property
+    def temperature(self) -> float:
+        """Width of the soft gates in units of their features' spread.
+
+        Raises:
+            ArgumentError: on setting one that is not positive.
+        """
+        return self._temperature
+
+    @temperature.setter
+    def temperature(self, temperature: float) -> None:
+        self._temperature = check_temperature(temperature)
+
+    @property
+    def links(self) -> dict[str, Source]:
+        """Output name -> its link function and the value in front of it, for the routing set."""
+        return self._links[self._routing]
+
+    def tensors(self) -> dict[str, nn.Parameter]:
+        """Every learned tensor by its ONNX name."""
+        return {name: self._values[escaped] for name, escaped in self._escaped.items()}
+
+    def load_tensors(self, tensors: Mapping[str, Array | Tensor]) -> None:
+        """Copy values into the learned tensors.
+
+        Raises:
+            ArgumentError: a name that is not there, or another shape.
+        """
+        own = self.tensors()
+        with torch.no_grad():
+            for name, value in tensors.items():
+                if name not in own:
+                    raise ArgumentError(f"'{name}' is no learned tensor of this model.")
+                new = torch.as_tensor(value)
+                if new.shape != own[name].shape:
+                    raise ArgumentError(
+                        f"'{name}' has shape {tuple(own[name].shape)}, not {tuple(new.shape)}."
+                    )
+                own[name].copy_(new)
+
+    def freeze(self, pattern: str) -> list[str]:
+        """Take the tensors whose ONNX names match a glob out of training; returns their names.
+
+        Raises:
+            ArgumentError: it matches none; the message lists the names.
+        """
+        return self._set_trainable(pattern, False)
+
+    def unfreeze(self, pattern: str) -> list[str]:
+        """Undo `freeze` for the tensors that match; returns their names.
+
+        Raises:
+            ArgumentError: it matches none; the message lists the names.
+        """
+        return self._set_trainable(pattern, True)
+
+    def _set_trainable(self, pattern: str, trainable: bool) -> list[str]:
+        names = matching(pattern, self._escaped)
+        own = self.tensors()
+        for name in names:
+            own[name].requires_grad_(trainable)
+        return names
+
+    def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Core inputs, each with the rows first -> output name -> tensor."""
+        values = self.evaluate(inputs, self.tensors())
+        return {name: values[value] for name, value in self.cut.outputs.items()}
+
+    def evaluate(
+        self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Like `forward` with these tensors in place of the parameters.
+
+        Returns:
+            ONNX value name -> tensor, for the outputs and the values in front of their links.
+        """
+        graph = self._graphs[self._routing]
+        slopes = [getattr(graph, name) / self._temperature for name in graph.slope_names]
+        found = graph(*inputs, *(tensors[name] for name in self._escaped), *slopes)
+        return dict(zip(graph.value_names, found, strict=True))
+
+    def predict(self, data: Any) -> dict[str, Tensor]:
+        """The model's own inputs -> output name -> tensor with gradient.
+
+        Args:
+            data: anything `onnxtune.data.load` takes.
+
+        Raises:
+            DataError: the data do not fit the model.
+        """
+        feed = load_data(data, input_types(self.prepared.source.proto)).feed
+        return cast(dict[str, Tensor], self(*self.to_tensors(self.core_inputs(feed))))
+
+    def core_inputs(self, feed: Mapping[str, Array]) -> list[Array]:
+        """Run the prefix: model inputs -> the arrays that enter the core."""
+        if self.cut.prefix is None:
+            return [np.asarray(feed[name]) for name in self.input_names]
+        if self._prefix is None:
+            self._prefix = session(self.cut.prefix)
+        taken = {value.name for value in self._prefix.get_inputs()}
+        made = run(self._prefix, {name: a for name, a in feed.items() if name in taken})
+        return [np.asarray(made[n] if n in made else feed[n]) for n in self.input_names]
+
+    def to_tensors(self, arrays: Sequence[Array]) -> list[Tensor]:
+        """Arrays as tensors on the module's device."""
+        device = next(iter(self._values.values())).device
+        return [torch.as_tensor(np.ascontiguousarray(array), device=device) for array in arrays]
+
+    def _build(self, routing: Routing) -> nn.Module:
+        plan = Plan(dict.fromkeys(self.cut.roles, routing), 1.0, self.spreads)
+        proto, _ = rewrite_model(self.cut.core, plan)
+        links = {name: find_source(proto.graph, v) for name, v in self.cut.outputs.items()}
+        self._links[routing] = links
+        sources = [source.value for source in links.values()]
+        values = list(dict.fromkeys([*self.cut.outputs.values(), *sources]))
+        graph = _to_fx(proto, self.input_names, tuple(self._escaped), values)
+        return graph.to(next(iter(self._values.values())).device)
+
+
+def learned_tensors(
+    prepared: Prepared, cut: Partition, spreads: Mapping[str, Array]
+) -> dict[str, Learned]:
+    """The tunable tensors of a partition, in the order of the graph."""
+    declared: dict[str, Learned] = {}
+    for node in cut.core.graph.node:
+        if node.name not in cut.refused:
+            declared |= node_tensors(prepared, node, spreads.get(node.name))
+    found = {}
+    for name in cut.tensors:
+        if name in declared:
+            found[name] = declared[name]
+        else:
+            found[name] = _initializer(prepared, cut, name, spreads)
+    return found
+
+
+def _initializer(
+    prepared: Prepared, cut: Partition, name: str, spreads: Mapping[str, Array]
+) -> Learned:
+    """A learned initializer of a standard node, its unit taken from what it meets there."""
+    value = tensor_value(prepared, name)
+    node = next(node for node in cut.core.graph.node if name in node.input)
+    spread = spreads.get(node.name)
+    size = float(np.sqrt(np.mean(np.square(value, dtype=np.float64)))) or 1.0
+    if node.op_type in ("MatMul", "Gemm") and value.ndim <= 2 and node.input[1] == name:
+        rows = value.reshape(len(value), -1).T
+        turned = any(a.name == "transB" and a.i for a in node.attribute)
+        if turned:
+            return Learned(value, "weights", weight_unit(value, spread))
+        return Learned(value, "weights", weight_unit(rows, spread).T.reshape(value.shape))
+    if node.op_type in ("Add", "Sub") and spread is not None and value.shape[-1:] == spread.shape:
+        return Learned(value, "offsets", np.where(spread > 0, spread, size))
+    return Learned(value, "weights", size)
+
+
+def matching(pattern: str, names: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    """The names that match a glob.
+
+    Raises:
+        ArgumentError: none does.
+    """
+    found = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    if not found:
+        raise ArgumentError(f"'{pattern}' matches no learned tensor; there are {', '.join(names)}.")
+    return found
+
+
+class _Graph(nn.Module):
+    """onnx2torch's graph with its promoted constants, and what its values are called."""
+
+    def __init__(
+        self, graph: torch.fx.GraphModule, slopes: Mapping[str, Tensor], values: Sequence[str]
+    ) -> None:
+        super().__init__()
+        self.graph = graph
+        self.value_names = tuple(values)
+        self.slope_names = tuple(f"slope_{number}" for number in range(len(slopes)))
+        for name, slope in zip(self.slope_names, slopes.values(), strict=True):
+            self.register_buffer(name, slope)
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        found = self.graph(*values)
+        return (found,) if isinstance(found, Tensor) else tuple(found)
+
+
+def _to_fx(
+    proto: onnx.ModelProto, inputs: Sequence[str], tensors: Sequence[str], values: Sequence[str]
+) -> _Graph:
+    """Convert a rewritten core, its learned tensors and slopes passed in as inputs.
+
+    onnx2torch turns initializers into anonymous buffers and folds some away; as graph inputs they
+    keep their identity, and a tensor that is used twice stays one.
+    """
+    held = {tensor.name: tensor for tensor in proto.graph.initializer}
+    slopes = {
+        name: torch.from_numpy(np.array(onnx.numpy_helper.to_array(tensor)))
+        for name, tensor in held.items()
+        if name.endswith("/inverse_temperature")
+    }
+    promoted = [*tensors, *slopes]
+    core = onnx.ModelProto(ir_version=proto.ir_version)
+    core.opset_import.extend(proto.opset_import)
+    set_opset(core, PRIVATE_DOMAIN, 1)
+    if opset_of(core) is None:
+        set_opset(core, "", OPSET)
+    graph = core.graph
+    graph.name = "core"
+    graph.node.extend(proto.graph.node)
+    graph.initializer.extend(t for name, t in held.items() if name not in promoted)
+    typed = {value.name: value for value in proto.graph.input}
+    for name in (*inputs, *promoted):
+        if name in typed:
+            graph.input.append(typed[name])
+        elif name in held:
+            tensor = held[name]
+            info = onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
+            graph.input.append(info)
+        else:  # a tensor that this routing does not read, such as thresholds of no inner node
+            graph.input.append(onnx.helper.make_tensor_value_info(name, 1, None))
+    for number, value in enumerate(values):
+        output = f"onnxtune_output_{number}"
+        graph.node.add(op_type="Identity", input=[value], output=[output])
+        graph.output.append(onnx.helper.make_empty_tensor_value_info(output))
+    for number, node in enumerate(graph.node):
+        _check_convertible(node, core)
+        if node.op_type in CONVERTERS:
+            node.domain = PRIVATE_DOMAIN
+        node.name = f"n{number}"
+    converted = onnx2torch_convert()(core)
+    for module in converted.modules():
+        # Constants of the graph belong to the code, not to the state.
+        module._non_persistent_buffers_set.update(module._buffers)
+    whole = _Graph(converted, slopes, values)
+    whole._non_persistent_buffers_set.update(whole._buffers)
+    return whole
+
+
+def _check_convertible(node: onnx.NodeProto, core: onnx.ModelProto) -> None:
+    onnx2torch_convert()
+    from onnx2torch.node_converters.registry import get_converter
+
+    if node.op_type in CONVERTERS and node.domain in ("", PRIVATE_DOMAIN):
+        return
+    try:
+        get_converter(node.op_type, opset_of(core, node.domain) or 1, node.domain)
+    except NotImplementedError:
+        kind = "has no rewrite" if node.domain else "has no torch form"
+        raise UnsupportedError(
+            f"{node.op_type} '{node.name}' stands between the learned tensors and the output, "
+            f"and {kind}. `onnxtune inspect` lists every such node."
+        ) from None
+
+
+def _to_onnx_names(
+    module: OnnxModule, state: dict[str, Any], prefix: str, metadata: Mapping[str, Any]
+) -> None:
+    for name, escaped in module._escaped.items():
+        state[prefix + name] = state.pop(f"{prefix}_values.{escaped}")
+
+
+def _from_onnx_names(
+    module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any
+) -> None:
+    for name, escaped in cast(OnnxModule, module)._escaped.items():
+        if prefix + name in state:
+            state[f"{prefix}_values.{escaped}"] = state.pop(prefix + name)

@@ -1,0 +1,415 @@
+"""What onnx2torch lacks or does in a way that cannot be tuned or compiled.
+
+The operators here replace onnx2torch's in our own cores: before the conversion such a node moves
+to a private domain, so onnx2torch's registry stays as it is. Integer constants (axes, shapes,
+bounds) become Python numbers, index arrays become buffers; so `torch.compile(fullgraph=True)` sees
+no data-dependent control flow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.machinery
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onnxtune.errors import UnsupportedError
+from rewrites.core.builder import PRIVATE_DOMAIN
+
+Function = Callable[..., Tensor]
+
+
+class Node:
+    """An ONNX node as a converter sees it: attributes, and which inputs are constants."""
+
+    def __init__(self, node: Any, graph: Any) -> None:
+        """Wrap onnx2torch's node and graph."""
+        self.inputs: tuple[str, ...] = node.input_values
+        self.outputs: tuple[str, ...] = node.output_values
+        self.name: str = node.name
+        self.attributes = node.attributes
+        self._graph = graph
+
+    def has(self, place: int) -> bool:
+        """Whether the input is there."""
+        return place < len(self.inputs) and self.inputs[place] != ""
+
+    def constant(self, place: int) -> np.ndarray[Any, Any] | None:
+        """The value of an input that is an initializer, else None."""
+        if not self.has(place):
+            return None
+        held = self._graph.initializers.get(self.inputs[place])
+        return None if held is None else held.to_numpy()
+
+    def integers(self, place: int, attribute: str | None = None) -> list[int] | None:
+        """Integers that an input, or in older opsets an attribute, holds; None where absent.
+
+        Raises:
+            UnsupportedError: the input is computed, not a constant.
+        """
+        if attribute is not None and attribute in self.attributes:
+            found = self.attributes[attribute]
+            return [int(v) for v in found] if isinstance(found, list) else [int(found)]
+        if not self.has(place):
+            return None
+        held = self.constant(place)
+        if held is None:
+            raise UnsupportedError(
+                f"'{self.name}': its input '{self.inputs[place]}' is computed in the graph; "
+                "torch needs it as a constant."
+            )
+        return [int(value) for value in np.ravel(held)]
+
+
+class Operation(nn.Module):
+    """A function of the inputs at `places`, with index arrays as buffers in front of them."""
+
+    def __init__(self, function: Function, *indices: np.ndarray[Any, Any]) -> None:
+        """Hold the function and its index arrays."""
+        super().__init__()
+        self.function = function
+        self.index_count = len(indices)
+        for number, index in enumerate(indices):
+            tensor = torch.from_numpy(np.array(index))
+            self.register_buffer(f"index_{number}", tensor, persistent=False)
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """Apply the function."""
+        indices = [getattr(self, f"index_{number}") for number in range(self.index_count)]
+        return self.function(*indices, *values)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Forward a step, x <= threshold; backward the sigmoid of the scaled distance.
+
+    Bengio, Leonard, Courville (2013), "Estimating or Propagating Gradients Through Stochastic
+    Neurons", section 4; here with the sigmoid's own derivative in place of the identity.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, threshold: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(threshold, value, slope)
+        return (value <= threshold).to(value.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        threshold, value, slope = ctx.saved_tensors
+        soft = torch.sigmoid((threshold - value) * slope)
+        flow = gradients[0] * (soft * (1 - soft) * slope)
+        return flow.sum_to_size(threshold.shape), -flow, None
+
+
+def _straight_through(node: Node) -> tuple[Operation, list[int]]:
+    apply: Function = _StraightThrough.apply
+    return Operation(apply), [0, 1, 2]
+
+
+def _gather(node: Node) -> tuple[Operation, list[int]]:
+    axis = int(node.attributes.get("axis", 0))
+    index = node.constant(1)
+    if index is None:
+
+        def look_up(data: Tensor, places: Tensor) -> Tensor:
+            flat = data.index_select(axis, places.reshape(-1).long())
+            around = data.shape[: axis % data.dim()], data.shape[axis % data.dim() + 1 :]
+            return flat.reshape(*around[0], *places.shape, *around[1])
+
+        return Operation(look_up), [0, 1]
+    if index.ndim == 0:
+        place = int(index)
+        return Operation(lambda data: data.select(axis, place)), [0]
+    if index.ndim == 1:
+        return Operation(lambda at, data: data.index_select(axis, at), _positive(index)), [0]
+    shape = index.shape
+
+    def spread_out(at: Tensor, data: Tensor) -> Tensor:
+        start = axis % data.dim()
+        flat = data.index_select(axis, at)
+        return flat.reshape(*data.shape[:start], *shape, *data.shape[start + 1 :])
+
+    return Operation(spread_out, _positive(index.ravel())), [0]
+
+
+def _positive(index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if (index < 0).any():
+        raise UnsupportedError("Gather: negative indices have no torch form.")
+    return index.astype(np.int64)
+
+
+def _gather_elements(node: Node) -> tuple[Operation, list[int]]:
+    axis = int(node.attributes.get("axis", 0))
+    return Operation(lambda data, at: data.gather(axis, at.long())), [0, 1]
+
+
+def _slice(node: Node) -> tuple[Operation, list[int]]:
+    starts, ends = node.integers(1) or [], node.integers(2) or []
+    axes = node.integers(3) or list(range(len(starts)))
+    steps = node.integers(4) or [1] * len(starts)
+    if any(step < 1 for step in steps):
+        raise UnsupportedError(f"Slice '{node.name}': steps must be positive.")
+
+    def cut(data: Tensor) -> Tensor:
+        where = [slice(None)] * data.dim()
+        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+            where[axis] = slice(start, min(end, data.shape[axis]), step)
+        return data[tuple(where)]
+
+    return Operation(cut), [0]
+
+
+def _reshape(node: Node) -> tuple[Operation, list[int]]:
+    wanted = node.integers(1) or []
+    keep_zero = bool(node.attributes.get("allowzero", 0))
+
+    def shape_of(data: Tensor) -> list[int]:
+        return [
+            data.shape[place] if size == 0 and not keep_zero else size
+            for place, size in enumerate(wanted)
+        ]
+
+    def reshape(data: Tensor) -> Tensor:
+        shape = shape_of(data)
+        if data.numel() == 0 and -1 in shape:
+            # With no rows torch cannot tell what -1 stands for; it can only be the rows.
+            shape[shape.index(-1)] = 0
+        return data.reshape(shape)
+
+    return Operation(reshape), [0]
+
+
+def _flatten(node: Node) -> tuple[Operation, list[int]]:
+    axis = int(node.attributes.get("axis", 1))
+
+    def flatten(data: Tensor) -> Tensor:
+        rows = int(np.prod(data.shape[:axis])) if axis != 1 else data.shape[0]
+        columns = int(np.prod(data.shape[axis:]))
+        return data.reshape(rows, columns)
+
+    return Operation(flatten), [0]
+
+
+def _squeeze(node: Node) -> tuple[Operation, list[int]]:
+    axes = node.integers(1, "axes")
+    if axes is None:
+        return Operation(lambda data: data.squeeze()), [0]
+    return Operation(lambda data: data.squeeze(tuple(axes))), [0]
+
+
+def _unsqueeze(node: Node) -> tuple[Operation, list[int]]:
+    axes = node.integers(1, "axes") or []
+
+    def unsqueeze(data: Tensor) -> Tensor:
+        rank = data.dim() + len(axes)
+        for axis in sorted(axis % rank for axis in axes):
+            data = data.unsqueeze(axis)
+        return data
+
+    return Operation(unsqueeze), [0]
+
+
+def _expand(node: Node) -> tuple[Operation, list[int]]:
+    shape = node.constant(1)
+    if shape is None:
+        return Operation(
+            lambda data, sizes: data.expand(
+                torch.broadcast_shapes(data.shape, tuple(sizes.tolist()))
+            )
+        ), [0, 1]
+    wanted = tuple(int(size) for size in shape)
+    return Operation(
+        lambda data: data.expand(torch.broadcast_shapes(data.shape, wanted))
+    ), [0]
+
+
+def _shape(node: Node) -> tuple[Operation, list[int]]:
+    start = int(node.attributes.get("start", 0))
+    end = node.attributes.get("end")
+    return Operation(
+        lambda data: torch.tensor(tuple(data.shape)[start:end], device=data.device)
+    ), [0]
+
+
+def _reduce(function: Callable[[Tensor, list[int], bool], Tensor]) -> Any:
+    def convert(node: Node) -> tuple[Operation, list[int]]:
+        axes = node.integers(1, "axes")
+        keep = bool(node.attributes.get("keepdims", 1))
+        if axes is None and node.attributes.get("noop_with_empty_axes", 0):
+            return Operation(lambda data: data), [0]
+
+        def reduce(data: Tensor) -> Tensor:
+            return function(data, axes if axes is not None else list(range(data.dim())), keep)
+
+        return Operation(reduce), [0]
+
+    return convert
+
+
+def _clip(node: Node) -> tuple[Operation, list[int]]:
+    low, high = node.constant(1), node.constant(2)
+    if (node.has(1) and low is None) or (node.has(2) and high is None):
+        raise UnsupportedError(f"Clip '{node.name}': its bounds must be constants.")
+    bounds = [
+        node.attributes.get(word) if held is None else float(held)
+        for word, held in (("min", low), ("max", high))
+    ]
+    return Operation(lambda data: data.clamp(bounds[0], bounds[1])), [0]
+
+
+def _gemm(node: Node) -> tuple[Operation, list[int]]:
+    alpha, beta = (float(node.attributes.get(word, 1.0)) for word in ("alpha", "beta"))
+    flip_a, flip_b = (bool(node.attributes.get(word, 0)) for word in ("transA", "transB"))
+
+    def gemm(a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
+        a, b = a.T if flip_a else a, b.T if flip_b else b
+        product = a @ b
+        if alpha != 1:
+            product = alpha * product
+        if c is None:
+            return product
+        return product + (c if beta == 1 else beta * c)
+
+    return Operation(gemm), [place for place in range(3) if node.has(place)]
+
+
+def _cast(node: Node) -> tuple[Operation, list[int]]:
+    kinds = {1: torch.float32, 6: torch.int32, 7: torch.int64, 9: torch.bool, 10: torch.float16}
+    kinds |= {11: torch.float64, 2: torch.uint8, 3: torch.int8, 5: torch.int16}
+    to = int(node.attributes["to"])
+    if to not in kinds:
+        raise UnsupportedError(f"Cast '{node.name}': element type {to} has no torch form.")
+    return Operation(lambda data: data.to(kinds[to])), [0]
+
+
+def _concat(node: Node) -> tuple[Operation, list[int]]:
+    axis = int(node.attributes["axis"])
+    return Operation(lambda *parts: torch.cat(parts, axis)), list(range(len(node.inputs)))
+
+
+def _where(node: Node) -> tuple[Operation, list[int]]:
+    return Operation(torch.where), [0, 1, 2]
+
+
+def _is_nan(node: Node) -> tuple[Operation, list[int]]:
+    return Operation(torch.isnan), [0]
+
+
+def _compare(function: Function) -> Any:
+    return lambda node: (Operation(function), [0, 1])
+
+
+def _constant_of_shape(node: Node) -> tuple[Operation, list[int]]:
+    held = node.attributes.get("value")
+    fill = torch.zeros(1) if held is None else held.to_torch()
+    return Operation(
+        lambda sizes: torch.full(
+            tuple(sizes.tolist()), fill.item(), dtype=fill.dtype, device=sizes.device
+        )
+    ), [0]
+
+
+_REDUCTIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
+    "ReduceSum": lambda data, axes, keep: data.sum(axes, keep),
+    "ReduceMean": lambda data, axes, keep: data.mean(axes, keep),
+    "ReduceMax": lambda data, axes, keep: data.amax(axes, keep),
+    "ReduceMin": lambda data, axes, keep: data.amin(axes, keep),
+    "ReduceL1": lambda data, axes, keep: data.abs().sum(axes, keep),
+    "ReduceL2": lambda data, axes, keep: data.square().sum(axes, keep).sqrt(),
+    "ReduceSumSquare": lambda data, axes, keep: data.square().sum(axes, keep),
+    "ReduceLogSum": lambda data, axes, keep: data.sum(axes, keep).log(),
+    "ReduceLogSumExp": lambda data, axes, keep: data.logsumexp(axes, keep),
+}
+
+CONVERTERS: dict[str, Callable[[Node], tuple[Operation, list[int]]]] = {
+    "StraightThroughGate": _straight_through,
+    "Cast": _cast,
+    "Clip": _clip,
+    "Concat": _concat,
+    "ConstantOfShape": _constant_of_shape,
+    "Equal": _compare(torch.eq),
+    "Expand": _expand,
+    "Flatten": _flatten,
+    "Gather": _gather,
+    "GatherElements": _gather_elements,
+    "Gemm": _gemm,
+    "Greater": _compare(torch.gt),
+    "GreaterOrEqual": _compare(torch.ge),
+    "IsNaN": _is_nan,
+    "Less": _compare(torch.lt),
+    "LessOrEqual": _compare(torch.le),
+    "Reshape": _reshape,
+    "Shape": _shape,
+    "Slice": _slice,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Where": _where,
+    **{name: _reduce(function) for name, function in _REDUCTIONS.items()},
+}
+
+
+@cache
+def onnx2torch_convert() -> Callable[..., torch.fx.GraphModule]:
+    """onnx2torch's `convert`, with our operators registered in the private domain."""
+    with _torchvision_or_stand_in():
+        import onnx2torch
+        from onnx2torch.node_converters.registry import add_converter
+        from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
+
+    def register(operator: str, converter: Callable[[Node], tuple[Operation, list[int]]]) -> None:
+        @add_converter(operation_type=operator, version=1, domain=PRIVATE_DOMAIN)
+        def _(node: Any, graph: Any) -> Any:
+            seen = Node(node, graph)
+            module, places = converter(seen)
+            inputs = tuple(seen.inputs[place] for place in places)
+            mapping = OnnxMapping(inputs=inputs, outputs=seen.outputs)
+            return OperationConverterResult(torch_module=module, onnx_mapping=mapping)
+
+    for operator, converter in CONVERTERS.items():
+        register(operator, converter)
+    convert: Callable[..., torch.fx.GraphModule] = onnx2torch.convert
+    return convert
+
+
+@contextlib.contextmanager
+def _torchvision_or_stand_in() -> Iterator[None]:
+    """Let onnx2torch import where torchvision cannot be.
+
+    onnx2torch wants it for NonMaxSuppression and RoiAlign alone, which no core holds; beside a
+    CPU-only torch, PyPI's torchvision fails as it is imported.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError, OSError):
+        pass
+    else:
+        yield
+        return
+    stand_ins = _stand_ins(["torchvision", "torchvision.ops"])
+    before = {name: sys.modules.get(name) for name in stand_ins}
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                sys.modules.pop(name, None)
+            else:
+                sys.modules[name] = module
+
+
+def _stand_ins(names: Sequence[str]) -> dict[str, types.ModuleType]:
+    made = {}
+    for name in names:
+        module = types.ModuleType(name)
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+        made[name] = module
+    made["torchvision"].ops = made["torchvision.ops"]  # type: ignore[attr-defined]
+    for function in ("nms", "batched_nms", "roi_align", "RoIAlign"):
+        setattr(made["torchvision.ops"], function, None)
+    return made

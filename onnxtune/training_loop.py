@@ -1,0 +1,206 @@
+"""The training loop: plain torch, Adam on standardised steps, early stopping on validation."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onnxtune.errors import OnnxTuneError
+from onnxtune.losses import Loss
+from onnxtune.output import progress
+from onnxtune.parameters import Parameter
+from onnxtune.torch_module import OnnxModule
+from rewrites.core.rewrite import Array, Group, Routing
+
+# Steps of Adam in standardised units, per group.
+LEARNING_RATES: dict[Group, float] = {
+    "thresholds": 1e-2,
+    "leaves": 3e-3,
+    "weights": 3e-3,
+    "offsets": 3e-3,
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as the core takes them: its inputs, and the target as the loss takes it."""
+
+    inputs: list[Tensor]
+    target: Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def take(self, rows: Tensor | slice) -> Rows:
+        """Some of the rows."""
+        return Rows([value[rows] for value in self.inputs], self.target[rows])
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the rows brought; losses are means per row.
+
+    `valid` is the loss of the model with hard routing, `valid_soft` that of the soft model where
+    it is what is trained.
+    """
+
+    epoch: int
+    train: float
+    valid: float
+    valid_soft: float | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as a dictionary."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train."""
+
+    routing: Routing
+    loss: Loss
+    output: str
+    epochs: int
+    batch_size: int
+    rates: Mapping[str, float]
+    patience: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Tensors at the best epoch for hard routing, and for soft routing where that is trained."""
+
+    hard: dict[str, Array]
+    soft: dict[str, Array] | None
+    history: tuple[Epoch, ...]
+
+
+def train(
+    module: OnnxModule,
+    parameters: Mapping[str, Parameter],
+    rows: Rows,
+    valid: Rows,
+    settings: Settings,
+) -> Trained:
+    """Train the parameters; the module's own tensors stand in for all others.
+
+    Raises:
+        OnnxTuneError: the loss is no longer a number.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    optimizer = torch.optim.Adam(
+        [{"params": [p.delta], "lr": settings.rates[name]} for name, p in parameters.items()]
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(settings.epochs))
+    best = {"hard": _Best(parameters), "soft": _Best(parameters)}
+    history: list[Epoch] = []
+    soft = settings.routing == "soft"
+    with progress(settings.epochs, "tuning") as bar:
+        for number in range(1, settings.epochs + 1):
+            start = time.perf_counter()
+            order = torch.randperm(len(rows), generator=generator)
+            total = 0.0
+            for batch in order.split(settings.batch_size):
+                part = rows.take(batch.to(rows.target.device))
+                optimizer.zero_grad()
+                mean = row_losses(module, parameters, part, settings, settings.routing).mean()
+                mean.backward()
+                optimizer.step()
+                total += mean.item() * len(batch)
+            scheduler.step()
+            if not math.isfinite(total):
+                raise OnnxTuneError(
+                    f"the loss became {total / len(rows)} in epoch {number}; "
+                    "lower lr, or look for extreme values in the data."
+                )
+            losses = {"hard": evaluate(module, parameters, valid, settings, "hard")}
+            if soft:
+                losses["soft"] = evaluate(module, parameters, valid, settings, "soft")
+            for form, values in losses.items():
+                best[form].offer(float(values.mean()), number, parameters)
+            record = Epoch(
+                number,
+                total / len(rows),
+                float(losses["hard"].mean()),
+                float(losses["soft"].mean()) if soft else None,
+                time.perf_counter() - start,
+            )
+            history.append(record)
+            bar.set_postfix_str(f"train {record.train:.4g}, valid {record.valid:.4g}")
+            bar.update()
+            if number - max(best[form].epoch for form in losses) >= settings.patience:
+                break
+    return Trained(best["hard"].tensors, best["soft"].tensors if soft else None, tuple(history))
+
+
+class _Best:
+    """The tensors at the lowest validation loss so far."""
+
+    def __init__(self, parameters: Mapping[str, Parameter]) -> None:
+        self.loss, self.epoch = math.inf, 0
+        self.tensors = _values(parameters)
+
+    def offer(self, loss: float, epoch: int, parameters: Mapping[str, Parameter]) -> None:
+        if loss < self.loss:
+            self.loss, self.epoch, self.tensors = loss, epoch, _values(parameters)
+
+
+def _values(parameters: Mapping[str, Parameter]) -> dict[str, Array]:
+    return {name: np.array(p.settled().cpu().numpy()) for name, p in parameters.items()}
+
+
+def _cosine(epochs: int) -> Any:
+    """From 1 to 0.02 over the epochs."""
+    return lambda epoch: 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * epoch / max(epochs, 1)))
+
+
+def row_losses(
+    module: OnnxModule,
+    parameters: Mapping[str, Parameter],
+    rows: Rows,
+    settings: Settings,
+    routing: Routing,
+) -> Tensor:
+    """The loss of each row, [N], with gradient."""
+    module.routing = routing
+    tensors: dict[str, Tensor] = {**module.tensors()}
+    tensors |= {name: parameter.value() for name, parameter in parameters.items()}
+    values = module.evaluate(rows.inputs, tensors)
+    loss = settings.loss
+    name = module.links[settings.output].value if loss.of_source else None
+    value = values[name or module.cut.outputs[settings.output]]
+    columns = value.reshape(len(rows), -1)
+    if not loss.classes and rows.target.shape != columns.shape:
+        raise OnnxTuneError(
+            f"the target has shape {tuple(rows.target.shape)}, "
+            f"the output '{settings.output}' {tuple(columns.shape)}."
+        )
+    return loss.rows(columns, rows.target)
+
+
+@torch.no_grad()
+def evaluate(
+    module: OnnxModule,
+    parameters: Mapping[str, Parameter],
+    rows: Rows,
+    settings: Settings,
+    routing: Routing,
+) -> Array:
+    """The loss of each row, [N] float64, without gradient, in pieces that fit into memory."""
+    widest = max((p.delta.numel() for p in parameters.values()), default=1)
+    piece = int(np.clip(2e7 / widest, 64, 8192))
+    found: Sequence[Tensor] = [
+        row_losses(module, parameters, rows.take(slice(at, at + piece)), settings, routing)
+        for at in range(0, len(rows), piece)
+    ]
+    return torch.cat(list(found)).double().cpu().numpy()

@@ -1,0 +1,111 @@
+"""What a rewrite is: an operator's tensors, its standard-operator form, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from rewrites.core.builder import Builder
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# How a decision node passes a row on: a sigmoid; a step whose backward pass is a sigmoid's
+# (torch only); a step.
+Routing = Literal["soft", "straight-through", "hard"]
+
+# Learning rates are set per group.
+Group = Literal["thresholds", "leaves", "weights", "offsets"]
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """Where tuned numbers must stay.
+
+    `simplex`: every row is nonnegative and keeps its sum. `interval`: low <= value <= high.
+    """
+
+    kind: Literal["simplex", "interval"]
+    low: float = 0.0
+    high: float = 1.0
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A learned tensor of a node.
+
+    `value` is what the node holds; `unit`, broadcastable to it, is the size of one standardised
+    step (a threshold's is the spread of its feature), so that one learning rate fits all.
+    """
+
+    value: Array
+    group: Group
+    unit: Array | float = 1.0
+    constraint: Constraint | None = None
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """Nodes that stand in for one whose operator cannot carry the tuned numbers."""
+
+    reason: str
+    build: Callable[[Builder], Sequence[ir.Value | None]]
+
+
+# The tuned numbers as the node's attributes: attribute name -> array, in the attribute's order.
+Attributes = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model in the ONNX text format that exercises a rewrite.
+
+    `skips` names the checks that cannot apply, each with the reason.
+    """
+
+    name: str
+    text: str
+    skips: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """How one operator is handled.
+
+    Attributes:
+        operator: its name; `domain` its domain.
+        tensors: the node's learned tensors by role. The second argument is the spread (standard
+            deviation) of each feature of the node's first input, [F], or None where no data say. Raises
+            an `OnnxTuneError` where the rewrite does not cover the node's attributes.
+        soften: builds the standard-operator form through a `Builder` and returns one value per
+            output of the node; None leaves the node as it is.
+        harden: tuned tensors by role -> attributes, or a `Replacement` where the operator cannot
+            carry them. With untouched tensors it returns the attributes as they are.
+        differentiable: (input, output) pairs along which a gradient flows.
+        carrier: for an operator that only wraps its input's numbers (ZipMap): the input whose
+            tensor stands for the output.
+        cases: models for the tests.
+    """
+
+    operator: str
+    domain: str
+    tensors: Callable[[ir.Node, Array | None], dict[str, Tensor]]
+    soften: Callable[[ir.Node, Builder], Sequence[ir.Value | None]] | None
+    harden: Callable[[ir.Node, Mapping[str, Array]], Attributes | Replacement]
+    differentiable: tuple[tuple[int, int], ...] = ((0, 0),)
+    carrier: int | None = None
+    cases: tuple[Case, ...] = ()
+
+
+def no_tensors(node: ir.Node, spread: Array | None) -> dict[str, Tensor]:
+    """For an operator that has learned nothing."""
+    return {}
+
+
+def unchanged(node: ir.Node, tensors: Mapping[str, Array]) -> Attributes:
+    """For an operator without tensors: nothing to write back."""
+    return {}

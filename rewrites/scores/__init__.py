@@ -1,0 +1,1 @@
+"""What classifiers do with their scores: links and labels."""

@@ -1,0 +1,386 @@
+"""`bench`: what it runs, in which order, and what it says of that which could not run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from matplotlib.figure import Figure
+from onnx import TensorProto, helper, parser
+
+from onnxtune import benchmark, output, runtime
+from onnxtune.benchmark import BenchReport, Timing, bench
+from onnxtune.errors import ArgumentError, DataError, ModelError, ProviderError
+
+QUICK: dict[str, Any] = {"repeats": 3, "seconds": 5.0}
+ROWS = np.arange(6, dtype=np.float32).reshape(3, 2)
+
+
+def model(
+    body: str = "y = Neg(x)", types: str = "float[N, 2] x", out: str = "y"
+) -> onnx.ModelProto:
+    return parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g ({types}) => (float[N, M] {out}) {{ {body} }}'
+    )
+
+
+def greedy() -> onnx.ModelProto:
+    """Makes [N, N, N] numbers: one for N = 1, four petabytes of them for N = 100,000."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["n"], end=1),
+        helper.make_node("Concat", ["n", "n", "n"], ["shape"], axis=0),
+        helper.make_node("ConstantOfShape", ["shape"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "g", [x], [y])
+    return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+
+
+class Stage:
+    """Sessions and a clock that do what a test says, and remember what ran."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.runs: list[tuple[str, dict[str, Any]]] = []
+        self.act: Callable[[str, int], float] = lambda name, size: 1.0
+
+    def session(self, content: bytes, provider: str, threads: int | None) -> tuple[Any, float]:
+        name = onnx.load_from_string(content).graph.output[0].name
+
+        def run(names: None, feed: dict[str, Any]) -> None:
+            self.runs.append((name, feed))
+            self.now += self.act(name, max((len(a) for a in feed.values()), default=0))
+
+        return SimpleNamespace(run=run), 0.25
+
+    @property
+    def order(self) -> str:
+        return "".join(name for name, _ in self.runs)
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    made = Stage()
+    monkeypatch.setattr(benchmark, "_session", made.session)
+    monkeypatch.setattr(benchmark, "time", SimpleNamespace(perf_counter=lambda: made.now))
+    return made
+
+
+A = model("a = Neg(x)", out="a")
+B = model("b = Abs(x)", out="b")
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
+    """A machine without these providers, whatever this one has."""
+    real = runtime.session
+
+    def session(content: Any, provider: str = "cpu", threads: int | None = None) -> Any:
+        if provider in missing:
+            raise ProviderError(f"Provider '{provider}' is not there.")
+        return real(content, provider, threads)
+
+    monkeypatch.setattr(runtime, "session", session)
+
+
+def test_a_row_for_every_provider_batch_size_and_model() -> None:
+    report = bench({"first": A, "second": B}, ROWS, batch_sizes=[1, 7], **QUICK)
+    assert [(row.model, row.provider, row.batch_size) for row in report.rows] == [
+        ("first", "cpu", 1),
+        ("second", "cpu", 1),
+        ("first", "cpu", 7),
+        ("second", "cpu", 7),
+    ]
+    for row in report.rows:
+        assert row.error is None
+        assert row.runs == 3
+        assert row.median_s and row.low_s and row.high_s and row.load_s
+        assert 0 < row.low_s <= row.median_s <= row.high_s
+        assert row.rows_per_s == row.batch_size / row.median_s
+        assert (row.ratio is None) == (row.model == "first")
+    assert report.environment["models"]["first"]["bytes"] == A.ByteSize()
+    assert report.environment["threads"] is None
+    assert report.environment["onnxruntime"]
+
+
+def test_models_take_turns(stage: Stage) -> None:
+    report = bench([A, B], ROWS, batch_sizes=[1], repeats=4, seconds=100)
+    warm_up = stage.order.removesuffix("abababab")
+    assert warm_up == "ab" * (len(warm_up) // 2) != ""
+    assert [row.runs for row in report.rows] == [4, 4]
+
+
+def test_ratio_is_that_of_the_turns_whatever_the_drift(stage: Stage) -> None:
+    stage.act = lambda name, size: {"a": 2.0, "b": 1.0}[name] * 1.5 ** (len(stage.runs) // 2)
+    report = bench([A, B], ROWS, batch_sizes=[1], repeats=5, seconds=1e9)
+    assert report.rows[0].ratio is None
+    # The second of a pair runs one step of the drift later.
+    assert report.rows[1].ratio == pytest.approx(0.75)
+
+
+def test_figures_of_known_times(stage: Stage) -> None:
+    times = iter([9.0] * 3 + [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0])
+    stage.act = lambda name, size: next(times)
+    row = bench(A, ROWS, batch_sizes=12, repeats=11, seconds=1e9).rows[0]
+    assert (row.low_s, row.median_s, row.high_s) == pytest.approx((2, 6, 10))
+    assert row.rows_per_s == pytest.approx(2)
+    assert row.load_s == 0.25
+
+
+def test_time_is_bounded_for_each_cell(stage: Stage) -> None:
+    bench([A, B], ROWS, batch_sizes=[1, 2], repeats=10**9, seconds=50)
+    # 2 batch sizes x 2 models x 50 s, beside the warm-up and the turn under way.
+    assert 200 <= stage.now <= 200 + 2 * (2 * 50 / 4 + 4)
+
+
+def test_a_run_beyond_the_time_is_still_timed_once(stage: Stage) -> None:
+    stage.act = lambda name, size: 1000.0
+    report = bench([A, B], ROWS, batch_sizes=[1], seconds=0.1)
+    assert stage.order == "abab"
+    assert [row.runs for row in report.rows] == [1, 1]
+    assert [row.median_s for row in report.rows] == [1000.0, 1000.0]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 1000])
+def test_batches_have_their_size_and_go_through_the_rows(stage: Stage, size: int) -> None:
+    mixed = model("y = Neg(x)", "float[N, 2] x, string[N, 1] s")
+    words = np.array([["p"], ["q"], ["r"]], object)
+    bench(mixed, {"x": ROWS, "s": words}, batch_sizes=size, repeats=5, seconds=1e9)
+    pieces = 3 // size or 1
+    for turn, (_, feed) in enumerate(stage.runs[-5:]):
+        picked = (turn % pieces * size + np.arange(size)) % 3
+        np.testing.assert_array_equal(feed["x"], ROWS[picked])
+        np.testing.assert_array_equal(feed["s"], words[picked])
+        assert feed["x"].dtype == np.float32
+        assert feed["x"].flags.c_contiguous
+
+
+def test_models_of_the_same_inputs_get_the_same_sampled_rows(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def sample(proto: onnx.ModelProto, rows: int, seed: int) -> dict[str, Any]:
+        asked.append((rows, seed))
+        width = proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+        return {"x": np.zeros((rows, width), np.float32)}
+
+    monkeypatch.setattr("onnxtune.sampling.sample", sample)
+    wide = model("w = Neg(x)", "float[N, 3] x", out="w")
+    report = bench([A, B, wide], batch_sizes=[4, 20], seed=5, **QUICK)
+    assert asked == [(20, 5), (20, 5)]
+    assert {feed["x"].shape for name, feed in stage.runs if name == "w"} == {(4, 3), (20, 3)}
+    assert report.environment["seed"] == 5
+
+
+def test_rows_are_sampled_without_data() -> None:
+    report = bench(A, batch_sizes=[1, 5], **QUICK)
+    assert [row.error for row in report.rows] == [None, None]
+
+
+def test_a_missing_provider_is_reported_and_the_others_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without(monkeypatch, "cuda")
+    report = bench([A, B], ROWS, ["cuda", "cpu"], [1, 2], **QUICK)
+    assert [row.provider for row in report.rows] == ["cuda"] * 4 + ["cpu"] * 4
+    for row in report.rows[:4]:
+        assert row.error == "Provider 'cuda' is not there."
+        assert (row.median_s, row.rows_per_s, row.ratio, row.runs) == (None, None, None, 0)
+    assert all(row.error is None and row.median_s for row in report.rows[4:])
+    assert report.text().count("Provider 'cuda' is not there.") == 1
+
+
+def test_no_provider_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "cuda", "rocm")
+    with pytest.raises(ProviderError, match=r"'cuda' is not there.*'rocm' is not there"):
+        bench(A, ROWS, ["cuda", "rocm"], **QUICK)
+
+
+def test_sessions_rest_between_runs_and_have_no_fallback() -> None:
+    session, load_s = benchmark._session(A.SerializeToString(), "cpu", 2)
+    options = session.get_session_options()
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+    assert options.intra_op_num_threads == 2
+    assert not session._enable_fallback
+    assert load_s > 0
+
+
+def test_running_out_of_memory_is_a_row() -> None:
+    report = bench({"greedy": greedy(), "b": B}, ROWS, batch_sizes=[1, 100_000], **QUICK)
+    small, _, large, other = report.rows
+    assert small.error is None
+    assert large.error and large.error.startswith("out of memory (Failed to allocate")
+    assert (large.median_s, large.runs) == (None, 0)
+    assert large.load_s is not None
+    assert other.error is None and other.runs == 3
+    assert other.ratio is None  # nothing to compare with
+
+
+def test_memory_gone_in_the_midst_of_the_runs_is_a_row(stage: Stage) -> None:
+    def act(name: str, size: int) -> float:
+        if name == "b" and len(stage.runs) > 9:
+            raise MemoryError
+        return 1.0
+
+    stage.act = act
+    first, second = bench([A, B], ROWS, batch_sizes=[1], repeats=6, seconds=1e9).rows
+    assert (first.error, first.runs) == (None, 6)
+    assert (second.error, second.runs, second.median_s) == ("out of memory", 0, None)
+    assert stage.order.endswith("ab" + "a" * 4)  # what failed is not tried again
+
+
+def test_a_batch_beyond_all_memory_is_a_row() -> None:
+    row = bench(A, ROWS, batch_sizes=[10**17], **QUICK).rows[0]
+    assert row.error and row.error.startswith("out of memory")
+
+
+def test_a_failure_after_a_success_is_a_row_and_before_it_an_error(stage: Stage) -> None:
+    def act(name: str, size: int) -> float:
+        if size == 2:
+            raise RuntimeError("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : no kernel")
+        return 1.0
+
+    stage.act = act
+    rows = bench(A, ROWS, batch_sizes=[1, 2], **QUICK).rows
+    assert [row.error for row in rows] == [None, "no kernel"]
+    with pytest.raises(DataError, match="no kernel"):
+        bench(A, ROWS, batch_sizes=[2], **QUICK)
+
+
+def test_a_fixed_batch_takes_its_own_size_only() -> None:
+    fixed = model("y = Neg(x)", "float[3, 2] x")
+    one, three = bench(fixed, ROWS, batch_sizes=[1, 3], **QUICK).rows
+    assert one.error == "the model takes batches of 3 only"
+    assert three.error is None
+
+
+def test_an_input_of_fixed_length_beside_the_rows_keeps_it(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = {"x": ROWS, "scale": np.ones((1, 2), np.float32)}
+    monkeypatch.setattr("onnxtune.sampling.sample", lambda proto, rows, seed: feed)
+    scaled = model("y = Mul(x, scale)", "float[N, 2] x, float[1, 2] scale")
+    bench(scaled, batch_sizes=[2, 5], **QUICK)
+    assert {(len(fed["x"]), len(fed["scale"])) for _, fed in stage.runs} == {(2, 1), (5, 1)}
+
+
+def test_data_that_do_not_fit_are_an_error() -> None:
+    with pytest.raises(DataError):
+        bench([A, B], np.zeros((3, 5), np.float32), **QUICK)
+
+
+def test_a_model_that_onnxruntime_refuses_is_an_error() -> None:
+    with pytest.raises(ModelError, match="refuses"):
+        bench([A, model("y = NoSuchOperator(x)")], ROWS, **QUICK)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"models": []},
+        {"models": {}},
+        {"models": 5},
+        {"batch_sizes": []},
+        {"batch_sizes": [0]},
+        {"batch_sizes": [10, -1]},
+        {"batch_sizes": [1.5]},
+        {"batch_sizes": ["many"]},
+        {"providers": []},
+        {"providers": ["cpu", "abacus"]},
+        {"threads": 0},
+        {"repeats": 0},
+        {"seconds": 0},
+        {"seconds": float("nan")},
+    ],
+)
+def test_bad_arguments_are_one_line(change: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        bench(**({"models": [A], "data": ROWS} | QUICK | change))
+    assert "\n" not in str(caught.value)
+
+
+def test_models_are_named_after_their_files(stage: Stage, tmp_path: Path) -> None:
+    paths = [tmp_path / "a.onnx", tmp_path / "new" / "a.onnx", tmp_path / "b.onnx"]
+    (tmp_path / "new").mkdir()
+    for path in paths:
+        onnx.save(A, path)
+
+    def names(models: Any) -> list[str]:
+        return [row.model for row in bench(models, ROWS, batch_sizes=1, **QUICK).rows]
+
+    assert names(str(paths[0])) == ["a.onnx"]
+    assert names(paths) == [str(paths[0]), str(paths[1]), "b.onnx"]
+    assert names([A, B]) == ["model (1)", "model (2)"]
+    assert names({"before": paths[0], "after": A}) == ["before", "after"]
+
+
+def test_the_report_is_valid_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "cuda")
+    report = bench([A, B], ROWS, ["cpu", "cuda"], [1], **QUICK)
+    loaded = json.loads(output.as_json(report))
+    assert loaded == json.loads(json.dumps(report.to_dict()))
+    assert loaded["rows"][0]["runs"] == 3
+    assert loaded["rows"][3]["error"]
+
+
+REPORT = BenchReport(
+    (
+        Timing("a", "cpu", 1, 58e-6, 50e-6, 1e-3, 17_241.4, None, 200, 0.012),
+        Timing("_b$", "cpu", 1, 29e-6, 28e-6, 30e-6, 34_482.8, 0.5, 200, 0.013),
+        Timing("a", "cpu", 100_000, 2.0, 1.5, 3.0, 50_000.0, None, 2, 0.012),
+        Timing("_b$", "cpu", 100_000, load_s=0.013, error="out of memory"),
+        Timing("a", "cuda", 1, error="no device"),
+        Timing("_b$", "cuda", 1, error="no device"),
+    ),
+    {
+        "onnxruntime": "1.0",
+        "threads": 2,
+        "models": {"a": {"bytes": 12_345}, "_b$": {"bytes": 9}},
+    },
+)
+
+
+def test_text_is_a_table_with_its_legend() -> None:
+    lines = [" ".join(line.split()) for line in REPORT.text().splitlines()]
+    assert lines[0] == "model provider batch median low high rows/s ratio runs load note"
+    assert lines[2] == "a cpu 1 58 us 50 us 1 ms 17,241 - 200 12 ms"
+    assert lines[3] == "_b$ cpu 1 29 us 28 us 30 us 34,483 0.50 200 13 ms"
+    assert lines[5].endswith("out of memory")
+    assert lines[6] == "all cuda all - - - - - - - no device"
+    assert "12,345" in lines[-1] and "threads: 2" in lines[-1]
+
+
+@pytest.mark.parametrize(("name", "start"), [("p.png", b"\x89PNG"), ("p.svg", b"<?xml")])
+def test_plot_is_written_whole(tmp_path: Path, name: str, start: bytes) -> None:
+    REPORT.plot(tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(start)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_plot_names_every_line_whatever_its_letters() -> None:
+    figure = Figure()
+    benchmark._draw(figure, REPORT.rows)
+    texts = [text.get_text().strip() for text in figure.axes[0].get_legend().get_texts()]
+    assert texts == ["a, cpu", r"_b\$, cpu"]
+
+
+def test_plot_that_cannot_be_drawn_is_one_line_and_writes_nothing(tmp_path: Path) -> None:
+    failed = BenchReport(REPORT.rows[-2:], REPORT.environment)
+    for report, target in [
+        (REPORT, tmp_path / "plot.onnx"),
+        (REPORT, tmp_path / "plot"),
+        (REPORT, tmp_path / "nowhere" / "plot.png"),
+        (REPORT, tmp_path),
+        (failed, tmp_path / "plot.png"),
+    ]:
+        with pytest.raises(ArgumentError) as caught:
+            report.plot(target)
+        assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
