@@ -290,26 +290,13 @@ def _sessions(
 
 
 def _session(content: bytes, provider: str, threads: int | None) -> tuple[Any, float]:
-    """A session whose threads rest between runs, and the seconds that it took to load.
+    """A session, and the seconds that it took to load.
 
-    The first session is given up: it tells whether the provider is there, and loads the libraries
-    that the second one finds in place.
+    The first one is given up: it loads the provider's libraries, which the second finds in place.
     """
-    import onnxruntime
-
-    probe = runtime.session(content, provider, threads)
-    options, providers = probe.get_session_options(), probe.get_providers()
-    del probe
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    runtime.session(content, provider, threads)
     start = time.perf_counter()
-    try:
-        # Without a fallback: else a provider that fails is replaced by the CPU.
-        made = onnxruntime.InferenceSession(
-            content, options, providers=providers, enable_fallback=0
-        )
-    except Exception as error:  # onnxruntime's exceptions share no public base class
-        raise ModelError(f"onnxruntime refuses the model: {runtime.one_line(error)}") from error
-    return made, time.perf_counter() - start
+    return runtime.session(content, provider, threads), time.perf_counter() - start
 
 
 def _reason(error: Exception, proven: bool) -> str:

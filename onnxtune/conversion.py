@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ from onnxtune.partition import partition
 from onnxtune.preparation import IR_VERSION, OPSET, Prepared, opset_of, prepare, set_opset
 from rewrites.core.graph_pass import Plan, rewrite_graph
 from rewrites.core.rewrite import Tensor
+
+_log = logging.getLogger(__name__)
 
 Form = Literal["soft", "hard"]
 FORMS: tuple[Form, ...] = ("soft", "hard")
@@ -75,15 +78,19 @@ def check_temperature(temperature: float | Literal["auto"]) -> float:
 
 
 def rewritten(prepared: Prepared, plan: Plan) -> onnx.ModelProto:
-    """The prepared model with every node that has a rewrite in standard operators."""
+    """The prepared model with every node that has a rewrite in standard operators.
+
+    A model whose opset is too old for rewrites comes back as it is.
+    """
+    if prepared.obstacle is not None:
+        _log.warning("left as it is: %s", prepared.obstacle)
+        return prepared.source.proto
     proto, _ = rewrite_model(prepared.proto, plan)
     _tidy(proto)
     return proto
 
 
-def rewrite_model(
-    proto: onnx.ModelProto, plan: Plan
-) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
+def rewrite_model(proto: onnx.ModelProto, plan: Plan) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
     """A rewritten copy of a model with named, typed nodes, and the tensors that were declared."""
     model, wrapped = to_ir(proto)
     tensors = rewrite_graph(model, plan)
@@ -141,5 +148,3 @@ def _all_nodes(proto: onnx.ModelProto) -> Iterable[onnx.NodeProto]:
             stack.extend(attribute.g.node)
             for graph in attribute.graphs:
                 stack.extend(graph.node)
-
-

@@ -11,21 +11,18 @@ _ALL = None
 
 # Standard operator -> the inputs that carry a gradient to every output. Bounds (Clip), pad values
 # and exponents that are no data stay constants.
+_ALL_INPUTS = "Add Sub Mul Div MatMul Gemm Sum Mean Max Min Concat Einsum"
+_FIRST_INPUT = (
+    "Abs Acos Asin Atan AveragePool Cast Celu Clip Cos Cosh Dropout Elu Erf Exp Expand Flatten "
+    "Gather GatherElements GatherND Gelu GlobalAveragePool HardSigmoid HardSwish Identity "
+    "LeakyRelu Log LogSoftmax LpNormalization MaxPool Mish Neg Pad Pow Reciprocal ReduceL1 "
+    "ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
+    "ReduceSumSquare Relu Reshape Selu Sigmoid Sin Sinh Slice Softmax Softplus Softsign Split Sqrt "
+    "Squeeze Tanh Tile Transpose Unsqueeze"
+)
 _INPUTS: dict[str, tuple[int, ...] | None] = {
-    **dict.fromkeys(
-        "Add Sub Mul Div MatMul Gemm Sum Mean Max Min Concat Where Einsum".split(), _ALL
-    ),
-    **dict.fromkeys(
-        (
-            "Abs Neg Exp Log Sqrt Reciprocal Sigmoid Tanh Softmax LogSoftmax Softplus Softsign "
-            "Relu Elu Selu Celu LeakyRelu Gelu HardSigmoid HardSwish Mish Erf Sin Cos Identity "
-            "Cast Dropout Clip Pow Reshape Flatten Squeeze Unsqueeze Transpose Expand Tile Slice "
-            "Split Gather GatherElements GatherND Pad ReduceSum ReduceMean ReduceMax ReduceMin "
-            "ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum ReduceLogSumExp "
-            "LpNormalization GlobalAveragePool AveragePool MaxPool Sinh Cosh Asin Acos Atan"
-        ).split(),
-        (0,),
-    ),
+    **dict.fromkeys(_ALL_INPUTS.split(), _ALL),
+    **dict.fromkeys(_FIRST_INPUT.split(), (0,)),
     "PRelu": (0, 1),
     "Conv": (0, 1, 2),
     "BatchNormalization": (0, 1, 2, 3, 4),

@@ -29,9 +29,8 @@ def find_source(graph: onnx.GraphProto, value: str) -> Source:
     while (node := makers.get(at)) is not None:
         if node.op_type in _LINKS and not node.domain:
             return Source(_LINKS[node.op_type], node.input[0])
-        if node.op_type == "Div" and _sums_to_one(node, makers):
-            at = node.input[0]
-        elif node.op_type in _PASSING and not node.domain:
+        passing = node.op_type in _PASSING and not node.domain
+        if passing or (node.op_type == "Div" and _sums_to_one(node, makers)):
             at = node.input[0]
         else:
             break

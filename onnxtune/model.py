@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -77,8 +78,8 @@ def _from_path(path: Path) -> Model:
         raise ModelError(f"{path}: no such file.") from None
     except IsADirectoryError:
         raise ModelError(f"{path}: is a folder, not an ONNX file.") from None
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise ModelError(f"{path}: cannot be read ({_reason(error)}).") from None
     return _from_bytes(content, str(path), path)
 
 
@@ -91,25 +92,22 @@ def _from_bytes(content: bytes, origin: str, path: Path | None = None) -> Model:
     except DecodeError:
         raise ModelError(f"{origin}: is not an ONNX model, or was cut short.") from None
     _check_graph(proto, origin)
-    if path is not None and _has_external_data(proto):
-        from onnx.external_data_helper import load_external_data_for_model
-
-        try:
-            load_external_data_for_model(proto, str(path.parent))
-        except (OSError, ValueError, onnx.checker.ValidationError) as error:
-            raise ModelError(f"{origin}: its external data cannot be read ({error}).") from None
+    if _has_external_data(proto.graph):
+        _load_external_data(proto, origin, path)
         content = _serialize(proto, origin)
     return Model(proto, content, origin, path)
 
 
 def _from_proto(proto: onnx.ModelProto, origin: str = "the given model") -> Model:
     _check_graph(proto, origin)
+    if _has_external_data(proto.graph):
+        _load_external_data(proto, origin, None)
     return Model(proto, _serialize(proto, origin), origin)
 
 
 def _serialize(proto: onnx.ModelProto, origin: str) -> bytes:
     try:
-        return proto.SerializeToString()
+        return bytes(proto.SerializeToString())
     except (EncodeError, ValueError):
         raise ModelError(
             f"{origin}: is larger than 2 GiB, the limit of one protobuf message."
@@ -124,28 +122,82 @@ def _check_graph(proto: onnx.ModelProto, origin: str) -> None:
         )
 
 
-def _has_external_data(proto: onnx.ModelProto) -> bool:
+def _has_external_data(graph: onnx.GraphProto) -> bool:
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    tensors = [
+        *graph.initializer,
+        *(a.t for a in attributes),
+        *(t for a in attributes for t in a.tensors),
+    ]
+    graphs = [
+        *(a.g for a in attributes if a.HasField("g")),
+        *(g for a in attributes for g in a.graphs),
+    ]
     external = onnx.TensorProto.EXTERNAL
-    return any(tensor.data_location == external for tensor in proto.graph.initializer)
+    return any(tensor.data_location == external for tensor in tensors) or any(
+        map(_has_external_data, graphs)
+    )
 
 
-def check_output(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str] | None]) -> Path:
-    """Refuse an output path that is one of the inputs, a folder, or in a folder that is not there.
+def _load_external_data(proto: onnx.ModelProto, origin: str, path: Path | None) -> None:
+    """Read the tensors that lie in files beside the model into it."""
+    if path is None:
+        raise ModelError(f"{origin}: keeps tensors in other files; give the path of the model.")
+    from onnx.external_data_helper import load_external_data_for_model
+
+    try:
+        load_external_data_for_model(proto, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            f"{origin}: its external data cannot be read ({_reason(error)})."
+        ) from None
+
+
+def check_output(
+    path: str | os.PathLike[str],
+    inputs: Iterable[str | os.PathLike[str] | None],
+    others: Iterable[str | os.PathLike[str] | None] = (),
+) -> Path:
+    """Refuse a path that nothing can be written to, or that is one of the inputs.
+
+    Args:
+        path: where something is to be written.
+        inputs: files that are read; None stands for what is no file.
+        others: files that are written, too.
 
     Raises:
         ArgumentError: with what to do instead.
     """
     target = Path(path)
-    for source in inputs:
-        if source is not None and target.exists() and target.samefile(source):
-            raise ArgumentError(f"{target}: is the input file; give another output path.")
-    if target.is_dir():
-        raise ArgumentError(f"{target}: is a folder; give the name of a file.")
-    if not target.parent.is_dir():
-        raise ArgumentError(f"{target}: the folder {target.parent} does not exist.")
-    if not os.access(target.parent, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
-        raise ArgumentError(f"{target}: cannot be written; check the permissions.")
+    try:
+        if any(source is not None and _same_file(target, source) for source in inputs):
+            raise ArgumentError(f"{target}: is an input file; give another output path.")
+        if any(other is not None and _same_file(target, other) for other in others):
+            raise ArgumentError(f"{target}: is given for two outputs; give each its own path.")
+        # A link is written through, so what it points to decides.
+        found = target.resolve()
+        if found.is_dir():
+            raise ArgumentError(f"{target}: is a folder; give the name of a file.")
+        if found.exists() and not found.is_file():
+            raise ArgumentError(f"{target}: is no regular file; give another output path.")
+        if not found.parent.is_dir():
+            raise ArgumentError(f"{target}: the folder {found.parent} does not exist.")
+        if not all(os.access(p, os.W_OK) for p in (found, found.parent) if p.exists()):
+            raise ArgumentError(f"{target}: cannot be written; check the permissions.")
+    except (OSError, RuntimeError) as error:  # too long a name, or links in a circle
+        raise ArgumentError(f"{target}: cannot be written ({_reason(error)}).") from None
     return target
+
+
+def _same_file(first: Path, second: str | os.PathLike[str]) -> bool:
+    """Whether two paths name one file, which need not be there."""
+    if first.exists() and os.path.exists(second):
+        return first.samefile(second)
+    return first.resolve() == Path(second).resolve()
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 def write(path: str | os.PathLike[str], content: bytes) -> None:
@@ -154,23 +206,30 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
     Raises:
         ArgumentError: the file cannot be written.
     """
-    target = Path(path)
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise ArgumentError(f"{target}: cannot be written ({error.strerror}).") from None
+        target = Path(path).resolve()
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".onnxtune-")
+    except (OSError, RuntimeError) as error:
+        raise ArgumentError(f"{path}: cannot be written ({_reason(error)}).") from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
+        os.chmod(temporary, _mode(target))
         os.replace(temporary, target)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
-        raise ArgumentError(f"{target}: cannot be written ({error.strerror}).") from None
+        raise ArgumentError(f"{path}: cannot be written ({_reason(error)}).") from None
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _mode(target: Path) -> int:
+    """The permissions that the file has, or that a new one gets."""
+    if target.exists():
+        return stat.S_IMODE(target.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask

@@ -64,6 +64,8 @@ def partition(prepared: Prepared, outputs: Sequence[str] | None = None) -> Parti
         UnsupportedError: nothing can be tuned; the message says why, and names the node in the
             way where there is one.
     """
+    if prepared.obstacle is not None:
+        raise UnsupportedError(prepared.obstacle)
     graph = _Graph(prepared)
     floats = float_outputs(prepared)
     if not floats:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from onnxtune.errors import ModelError, UnsupportedError
+from onnxtune.errors import ModelError
 from onnxtune.model import Model
-from onnxtune.runtime import ValueType, value_types
+from onnxtune.runtime import ValueType, declared_types, value_types
 from rewrites.core.graph_pass import STANDARD_DOMAINS
 from rewrites.core.naming import node_names
+from rewrites.core.registry import find
 
 _log = logging.getLogger(__name__)
 
@@ -20,6 +21,21 @@ _log = logging.getLogger(__name__)
 OLDEST_OPSET = 13
 # What exported files use where they can, for old runtimes, and what torch gets.
 OPSET, IR_VERSION = 17, 8
+
+# Operators that mean the same from this opset on: later versions only take more types. ONNX's
+# converter has no adapter for some of the steps between.
+_UNCHANGED_SINCE = {
+    **dict.fromkeys(["Constant", "Identity", "Not", "Shape", "Transpose"], 1),
+    **dict.fromkeys(["Concat"], 4),
+    **dict.fromkeys(["Reshape"], 5),
+    **dict.fromkeys(["Abs", "Cast", "Exp", "Log", "Neg", "Relu", "Sigmoid", "Sqrt", "Tanh"], 6),
+    **dict.fromkeys(["Add", "Div", "Mul", "Pow", "Sub", "And", "Equal", "Or"], 7),
+    **dict.fromkeys(["Expand", "Sum", "Max", "Min", "Mean"], 8),
+    **dict.fromkeys(["Flatten", "Gemm", "Greater", "IsNaN", "Less", "MatMul", "Where"], 9),
+    **dict.fromkeys(["ArgMax", "ArgMin", "Gather", "GatherElements"], 11),
+    **dict.fromkeys(["LessOrEqual", "GreaterOrEqual"], 12),
+    **dict.fromkeys(["ReduceSum", "Softmax", "Squeeze", "Unsqueeze"], 13),
+}
 
 _ELEMENT_TYPES = {
     "float": "FLOAT",
@@ -35,12 +51,14 @@ class Prepared:
     """A model whose nodes have unique names and whose values have known types.
 
     Constant nodes are initializers, and the default domain is at opset 17, or at another one that
-    is 13 or newer where no conversion exists.
+    is 13 or newer where no conversion exists. `obstacle` says why the model cannot be rewritten:
+    its opset is older than that.
     """
 
     source: Model
     proto: onnx.ModelProto
     types: dict[str, ValueType]
+    obstacle: str | None = None
 
     def type_of(self, value: str) -> ValueType:
         """The type of a value; of kind "" where it is unknown."""
@@ -52,7 +70,6 @@ def prepare(source: Model) -> Prepared:
 
     Raises:
         ModelError: onnxruntime refuses the model.
-        UnsupportedError: its opset is older than 13 and cannot be converted.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(source.proto)
@@ -63,15 +80,34 @@ def prepare(source: Model) -> Prepared:
         if node.domain == "ai.onnx":
             node.domain = ""
     _name_nodes(proto)
-    try:
-        types = value_types(proto)
-    except ModelError as error:
-        raise ModelError(f"{source.origin}: {error}") from error
+    types = _types(proto, source.origin)
     _lift_constants(proto)
     _annotate(proto, types)
-    proto = _to_opset(proto, source.origin)
+    proto = _to_opset(proto)
     _name_nodes(proto)
-    return Prepared(source, proto, types)
+    return Prepared(source, proto, types, _obstacle(proto, source.origin))
+
+
+def _types(proto: onnx.ModelProto, origin: str) -> dict[str, ValueType]:
+    """The type of every value; of a user's own operators, which onnxruntime cannot load, only
+    those that the graph declares."""
+    try:
+        return value_types(proto)
+    except ModelError as error:
+        own = [n for n in proto.graph.node if n.domain not in (*STANDARD_DOMAINS, "ai.onnx.ml")]
+        if any(find(node.domain, node.op_type) is not None for node in own):
+            return declared_types(proto)
+        raise ModelError(f"{origin}: {error}") from error
+
+
+def _obstacle(proto: onnx.ModelProto, origin: str) -> str | None:
+    version = opset_of(proto) or OPSET
+    if version >= OLDEST_OPSET:
+        return None
+    return (
+        f"{origin}: its opset {version} cannot be brought to {OPSET}; export it again with "
+        f"target_opset {OPSET}."
+    )
 
 
 def _name_nodes(proto: onnx.ModelProto) -> None:
@@ -136,7 +172,7 @@ def set_opset(proto: onnx.ModelProto, domain: str, version: int | None) -> None:
     proto.opset_import.extend(imports)
 
 
-def _to_opset(proto: onnx.ModelProto, origin: str) -> onnx.ModelProto:
+def _to_opset(proto: onnx.ModelProto) -> onnx.ModelProto:
     current = opset_of(proto)
     standard = any(node.domain == "" for node in proto.graph.node)
     if current is None or not standard:
@@ -147,11 +183,10 @@ def _to_opset(proto: onnx.ModelProto, origin: str) -> onnx.ModelProto:
     converted = _converted(proto)
     if converted is not None:
         return converted
-    if current < OLDEST_OPSET:
-        raise UnsupportedError(
-            f"{origin}: its opset {current} cannot be brought to {OPSET}; export it again with "
-            f"target_opset {OPSET}."
-        )
+    nodes = [node for node in proto.graph.node if node.domain == ""]
+    if all(_UNCHANGED_SINCE.get(node.op_type, current + 1) <= current for node in nodes):
+        set_opset(proto, "", OPSET)
+        return proto
     return proto
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import onnx
 
+from onnxtune import output
 from onnxtune.conversion import rewritten
 from onnxtune.errors import ArgumentError
 from onnxtune.export import Native, native, with_metadata
@@ -19,6 +20,7 @@ from rewrites.core.graph_pass import Plan
 from rewrites.core.rewrite import Array
 
 SavedForm = Literal["native", "hard", "soft"]
+_FORM_NAMES = {"hard": "native, hard", "soft": "soft"}
 SAVED_FORMS: tuple[SavedForm, ...] = ("native", "hard", "soft")
 
 
@@ -84,10 +86,7 @@ class TuneResult:
             raise ArgumentError(f"Form '{form}' is none of {', '.join(SAVED_FORMS)}.")
         tensors = self.soft_tensors if form == "soft" else self.tensors
         tuned = self._native(tensors)
-        if form == "native":
-            proto = tuned.proto
-        else:
-            proto = self._standard(tuned, form)
+        proto = tuned.proto if form == "native" else self._standard(tuned, form)
         if tensors:
             with_metadata(proto, self.prepared.source, self.metadata)
         elif form != "native":
@@ -105,6 +104,32 @@ class TuneResult:
             write(target, self.prepared.source.content)
         else:
             write(target, self.model(form).SerializeToString())
+
+    def text(self) -> str:
+        """Losses on the validation rows before and after, and whether the model was taken."""
+        report = self.report
+        rows = [
+            [
+                _FORM_NAMES[form],
+                verdict.before,
+                verdict.after,
+                f"{100 * verdict.gain / verdict.before:+.1f}%" if verdict.before else "-",
+                output.number(verdict.z),
+                "tuned" if verdict.accepted else "the original, unchanged",
+            ]
+            for form, verdict in self.verdicts.items()
+        ]
+        headers = ["form", f"{report['loss']} loss", "tuned", "gain", "z", "holds"]
+        lines = [
+            output.table(headers, rows),
+            "",
+            f"{report['rows']:,} rows, {report['validation_rows']:,} for validation; "
+            f"{report['epochs']} epochs in {output.duration(report['seconds'])}.",
+        ]
+        if not self.accepted:
+            lines.append("Tuning did not help beyond its standard error: the original is kept.")
+        lines += [f"'{node}' was replaced: {why}." for node, why in report["replaced"].items()]
+        return "\n".join(lines)
 
     def _native(self, tensors: dict[str, Array]) -> Native:
         return native(self.prepared, tensors)

@@ -187,6 +187,13 @@ def value_types(model: onnx.ModelProto) -> dict[str, ValueType]:
     return types | {value.name: value for value in input_types(model)}
 
 
+def declared_types(model: onnx.ModelProto) -> dict[str, ValueType]:
+    """Types of the values that the graph itself gives a type."""
+    graph = model.graph
+    values = (*graph.input, *graph.value_info, *graph.output)
+    return {value.name: _declared(value) for value in values if value.HasField("type")}
+
+
 def _reported(value: Any) -> ValueType:
     shape = tuple(size if isinstance(size, int) else None for size in value.shape or ())
     return ValueType(value.name, value.type, shape if value.shape else None)

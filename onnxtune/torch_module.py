@@ -17,10 +17,11 @@ from onnxtune.data import load as load_data
 from onnxtune.errors import ArgumentError, UnsupportedError
 from onnxtune.links import Source, find_source
 from onnxtune.model import ModelLike, load
+from onnxtune.onnx2torch_bridge import onnx2torch_convert
 from onnxtune.partition import Partition, node_tensors, partition, tensor_value
 from onnxtune.preparation import OPSET, Prepared, opset_of, prepare, set_opset
 from onnxtune.runtime import input_types, run, session
-from onnxtune.torch_ops import CONVERTERS, onnx2torch_convert
+from onnxtune.torch_ops import CONVERTERS
 from rewrites.core.builder import PRIVATE_DOMAIN
 from rewrites.core.graph_pass import Plan
 from rewrites.core.linear import weight_unit
@@ -98,8 +99,8 @@ class OnnxModule(nn.Module):
         self._temperature = temperature
         self._routing: Routing = "soft"
         self.routing = routing
-        self._register_state_dict_hook(_to_onnx_names)
-        self.register_load_state_dict_pre_hook(_from_onnx_names)
+        self.register_state_dict_post_hook(_to_onnx_names)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_from_onnx_names)  # type: ignore[no-untyped-call]
 
     @property
     def routing(self) -> Routing:
@@ -151,7 +152,7 @@ class OnnxModule(nn.Module):
             for name, value in tensors.items():
                 if name not in own:
                     raise ArgumentError(f"'{name}' is no learned tensor of this model.")
-                new = torch.as_tensor(value)
+                new = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
                 if new.shape != own[name].shape:
                     raise ArgumentError(
                         f"'{name}' has shape {tuple(own[name].shape)}, not {tuple(new.shape)}."
@@ -194,7 +195,7 @@ class OnnxModule(nn.Module):
         Returns:
             ONNX value name -> tensor, for the outputs and the values in front of their links.
         """
-        graph = self._graphs[self._routing]
+        graph = cast(_Graph, self._graphs[self._routing])
         slopes = [getattr(graph, name) / self._temperature for name in graph.slope_names]
         found = graph(*inputs, *(tensors[name] for name in self._escaped), *slopes)
         return dict(zip(graph.value_names, found, strict=True))
@@ -227,7 +228,14 @@ class OnnxModule(nn.Module):
         return [torch.as_tensor(np.ascontiguousarray(array), device=device) for array in arrays]
 
     def _build(self, routing: Routing) -> nn.Module:
-        plan = Plan(dict.fromkeys(self.cut.roles, routing), 1.0, self.spreads)
+        trees = {
+            name.rsplit("/", 1)[0]
+            for name, tensor in self.learned.items()
+            if tensor.group in ("thresholds", "leaves")
+        }
+        # Elsewhere "hard" is the kernels' arithmetic, which may lack a gradient.
+        routings = {name: routing if name in trees else "soft" for name in self.cut.roles}
+        plan = Plan(cast(dict[str, Routing], routings), 1.0, self.spreads)
         proto, _ = rewrite_model(self.cut.core, plan)
         links = {name: find_source(proto.graph, v) for name, v in self.cut.outputs.items()}
         self._links[routing] = links
@@ -371,16 +379,12 @@ def _check_convertible(node: onnx.NodeProto, core: onnx.ModelProto) -> None:
         ) from None
 
 
-def _to_onnx_names(
-    module: OnnxModule, state: dict[str, Any], prefix: str, metadata: Mapping[str, Any]
-) -> None:
-    for name, escaped in module._escaped.items():
+def _to_onnx_names(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for name, escaped in cast(OnnxModule, module)._escaped.items():
         state[prefix + name] = state.pop(f"{prefix}_values.{escaped}")
 
 
-def _from_onnx_names(
-    module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any
-) -> None:
+def _from_onnx_names(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
     for name, escaped in cast(OnnxModule, module)._escaped.items():
         if prefix + name in state:
             state[f"{prefix}_values.{escaped}"] = state.pop(prefix + name)

@@ -8,12 +8,7 @@ no data-dependent control flow.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.machinery
-import sys
-import types
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from onnxtune.errors import UnsupportedError
-from rewrites.core.builder import PRIVATE_DOMAIN
 
 Function = Callable[..., Tensor]
 
@@ -101,7 +95,9 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         threshold, value, slope = ctx.saved_tensors
-        soft = torch.sigmoid((threshold - value) * slope)
+        # Without a distance (NaN, or both infinite) there is no gradient: a far gate is flat.
+        distance = ((threshold - value) * slope).nan_to_num(nan=torch.inf)
+        soft = torch.sigmoid(distance)
         flow = gradients[0] * (soft * (1 - soft) * slope)
         return flow.sum_to_size(threshold.shape), -flow, None
 
@@ -217,23 +213,25 @@ def _unsqueeze(node: Node) -> tuple[Operation, list[int]]:
 def _expand(node: Node) -> tuple[Operation, list[int]]:
     shape = node.constant(1)
     if shape is None:
-        return Operation(
-            lambda data, sizes: data.expand(
-                torch.broadcast_shapes(data.shape, tuple(sizes.tolist()))
-            )
-        ), [0, 1]
+        return Operation(lambda data, sizes: data.expand(_together(data, tuple(sizes.tolist())))), [
+            0,
+            1,
+        ]
     wanted = tuple(int(size) for size in shape)
-    return Operation(
-        lambda data: data.expand(torch.broadcast_shapes(data.shape, wanted))
-    ), [0]
+    return Operation(lambda data: data.expand(_together(data, wanted))), [0]
+
+
+def _together(data: Tensor, wanted: tuple[int, ...]) -> torch.Size:
+    shape: torch.Size = torch.broadcast_shapes(data.shape, wanted)  # type: ignore[no-untyped-call]
+    return shape
 
 
 def _shape(node: Node) -> tuple[Operation, list[int]]:
     start = int(node.attributes.get("start", 0))
     end = node.attributes.get("end")
-    return Operation(
-        lambda data: torch.tensor(tuple(data.shape)[start:end], device=data.device)
-    ), [0]
+    return Operation(lambda data: torch.tensor(tuple(data.shape)[start:end], device=data.device)), [
+        0
+    ]
 
 
 def _reduce(function: Callable[[Tensor, list[int], bool], Tensor]) -> Any:
@@ -351,65 +349,3 @@ CONVERTERS: dict[str, Callable[[Node], tuple[Operation, list[int]]]] = {
     "Where": _where,
     **{name: _reduce(function) for name, function in _REDUCTIONS.items()},
 }
-
-
-@cache
-def onnx2torch_convert() -> Callable[..., torch.fx.GraphModule]:
-    """onnx2torch's `convert`, with our operators registered in the private domain."""
-    with _torchvision_or_stand_in():
-        import onnx2torch
-        from onnx2torch.node_converters.registry import add_converter
-        from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
-
-    def register(operator: str, converter: Callable[[Node], tuple[Operation, list[int]]]) -> None:
-        @add_converter(operation_type=operator, version=1, domain=PRIVATE_DOMAIN)
-        def _(node: Any, graph: Any) -> Any:
-            seen = Node(node, graph)
-            module, places = converter(seen)
-            inputs = tuple(seen.inputs[place] for place in places)
-            mapping = OnnxMapping(inputs=inputs, outputs=seen.outputs)
-            return OperationConverterResult(torch_module=module, onnx_mapping=mapping)
-
-    for operator, converter in CONVERTERS.items():
-        register(operator, converter)
-    convert: Callable[..., torch.fx.GraphModule] = onnx2torch.convert
-    return convert
-
-
-@contextlib.contextmanager
-def _torchvision_or_stand_in() -> Iterator[None]:
-    """Let onnx2torch import where torchvision cannot be.
-
-    onnx2torch wants it for NonMaxSuppression and RoiAlign alone, which no core holds; beside a
-    CPU-only torch, PyPI's torchvision fails as it is imported.
-    """
-    try:
-        import torchvision  # noqa: F401
-    except (ImportError, RuntimeError, OSError):
-        pass
-    else:
-        yield
-        return
-    stand_ins = _stand_ins(["torchvision", "torchvision.ops"])
-    before = {name: sys.modules.get(name) for name in stand_ins}
-    sys.modules.update(stand_ins)
-    try:
-        yield
-    finally:
-        for name, module in before.items():
-            if module is None:
-                sys.modules.pop(name, None)
-            else:
-                sys.modules[name] = module
-
-
-def _stand_ins(names: Sequence[str]) -> dict[str, types.ModuleType]:
-    made = {}
-    for name in names:
-        module = types.ModuleType(name)
-        module.__spec__ = importlib.machinery.ModuleSpec(name, None)
-        made[name] = module
-    made["torchvision"].ops = made["torchvision.ops"]  # type: ignore[attr-defined]
-    for function in ("nms", "batched_nms", "roi_align", "RoIAlign"):
-        setattr(made["torchvision.ops"], function, None)
-    return made

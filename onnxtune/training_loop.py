@@ -110,11 +110,11 @@ def train(
             start = time.perf_counter()
             order = torch.randperm(len(rows), generator=generator)
             total = 0.0
-            for batch in order.split(settings.batch_size):
+            for batch in torch.split(order, settings.batch_size):
                 part = rows.take(batch.to(rows.target.device))
                 optimizer.zero_grad()
                 mean = row_losses(module, parameters, part, settings, settings.routing).mean()
-                mean.backward()
+                mean.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 total += mean.item() * len(batch)
             scheduler.step()

@@ -32,6 +32,13 @@ from rewrites.core.rewrite import Array, Routing
 TuneRouting = Literal["auto", "soft", "straight-through", "leaves"]
 ROUTINGS: tuple[TuneRouting, ...] = ("auto", "soft", "straight-through", "leaves")
 
+_MODES: dict[TuneRouting, Routing] = {
+    "auto": "straight-through",
+    "straight-through": "straight-through",
+    "soft": "soft",
+    "leaves": "hard",
+}
+
 # How far beyond its standard error a gain must be; leaves alone gain less, and so need more.
 _NEEDED_Z = {"leaves": 1.64}
 
@@ -100,7 +107,7 @@ def tune(
     fitted, held_out = _tables(prepared, X, y, valid)
     labels = class_labels(prepared.source.proto, name)
     spreads = feed_spreads(prepared, fitted.feed)
-    mode: Routing = "straight-through" if routing == "auto" else _hard_if_leaves(routing)
+    mode = _MODES[routing]
     module = OnnxModule(prepared, cut, spreads, mode, width).to(where)
     columns = _columns(module, fitted)
     labelled = labels is not None and len(labels) == columns
@@ -226,10 +233,6 @@ def _one_output(prepared: Prepared, output: str | None) -> Partition:
     return cut
 
 
-def _hard_if_leaves(routing: TuneRouting) -> Routing:
-    return "hard" if routing in ("leaves", "auto") else routing
-
-
 def _tables(
     prepared: Prepared, X: Any, y: Any, valid: float | tuple[Any, Any]
 ) -> tuple[Table, Table | None]:
@@ -257,9 +260,7 @@ def _columns(module: OnnxModule, table: Table) -> int:
     return int(value.reshape(min(2, table.rows), -1).shape[1])
 
 
-def _target(
-    table: Table, loss: Loss, labels: Sequence[int | str] | None, columns: int
-) -> Array:
+def _target(table: Table, loss: Loss, labels: Sequence[int | str] | None, columns: int) -> Array:
     """Class indices [N] or floats [N, K].
 
     Raises:

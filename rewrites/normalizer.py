@@ -24,9 +24,14 @@ def soften(node: ir.Node, builder: Builder) -> Sequence[ir.Value]:
     elif norm == "L1":
         size = builder.op("ReduceSum", builder.op("Abs", value), axis, keepdims=1)
     else:
+        square = builder.op("Mul", value, value)
         # Zero rows leave before the root, whose gradient at 0 is infinite.
-        square = builder.op("ReduceSum", builder.op("Mul", value, value), axis, keepdims=1)
-        return [builder.op("Div", value, builder.op("Sqrt", _or_one(builder, square)))]
+        total = _or_one(builder, builder.op("ReduceSum", square, axis, keepdims=1))
+        if builder.routing != "hard":
+            return [builder.op("Div", value, builder.op("Sqrt", total))]
+        # The kernel's own arithmetic: a tree behind it may hold a row's value as its threshold.
+        size = builder.op("Sqrt", builder.op("Div", square, total))
+        return [builder.op("Mul", builder.op("Sign", value), size)]
     return [builder.op("Div", value, _or_one(builder, size))]
 
 

@@ -62,13 +62,13 @@ def _refuse_unclear(node: ir.Node, ensemble: Ensemble, kind: Kind, labels: int) 
         raise UnsupportedError(
             f"{describe(node)}: rows that reach votes for one of two classes only have no rewrite."
         )
-    if kind == "many" and not len(ensemble.base_values):
-        # The kernel's label ignores a class without votes; with no negative vote that is the same.
-        if not voted.all() and (ensemble.values < 0).any():
-            raise UnsupportedError(
-                f"{describe(node)}: negative votes where some rows reach none for a class "
-                "have no rewrite."
-            )
+    # The kernel's label ignores a class without votes; with no negative vote that is the same.
+    silent = kind == "many" and not len(ensemble.base_values) and not voted.all()
+    if silent and (ensemble.values < 0).any():
+        raise UnsupportedError(
+            f"{describe(node)}: negative votes where some rows reach none for a class "
+            "have no rewrite."
+        )
 
 
 def _always_voted(ensemble: Ensemble) -> Array:
@@ -224,9 +224,7 @@ def _votes(ids: list[int], weights: list[float], per_leaf: int = 1) -> str:
     )
 
 
-def _text(
-    *attributes: str, classes: int = 2, label: str = "int64", x: str = "float"
-) -> str:
+def _text(*attributes: str, classes: int = 2, label: str = "int64", x: str = "float") -> str:
     return f"""<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 1]>
     g ({x}[N, 3] x) => ({label}[N] label, float[N, {classes}] p) {{
         [trees] label, p = ai.onnx.ml.TreeEnsembleClassifier <
@@ -240,8 +238,7 @@ _SECOND = _votes([1] * 5, [1.0, -2.0, 0.5, 0.25, -0.75])
 _PAIR = _votes([0, 1] * 5, [0.4, 0.6, 0.5, -0.5, 0.1, 0.9, -0.3, 0.3, 0.2, -0.8], 2)
 _DISTRIBUTIONS = _votes(
     [0, 1, 2] * 5,
-    [0.25, 0.125, 0.125, 0.5, 0.0, 0.0, 0.0, 0.25, 0.25]
-    + [0.125, 0.25, 0.125, 0.0, 0.125, 0.375],
+    [0.25, 0.125, 0.125, 0.5, 0.0, 0.0, 0.0, 0.25, 0.25, 0.125, 0.25, 0.125, 0.0, 0.125, 0.375],
     3,
 )
 _ONE_CLASS_A_TREE = """class_treeids = [0, 0, 0, 1, 1, 1, 1], class_nodeids = [2, 3, 4, 1, 2, 1, 2],

@@ -103,9 +103,7 @@ REWRITE = Rewrite(
         Case("double input", _text(_TREES, _LEQ, _ONE_TARGET, x="double")),
         Case(
             "BRANCH_LT mixed in, NaN to the true child in places, base value",
-            _text(
-                _TREES, _modes("BRANCH_LT", "BRANCH_LEQ", "BRANCH_LT"), _MISSING, _ONE_TARGET
-            ),
+            _text(_TREES, _modes("BRANCH_LT", "BRANCH_LEQ", "BRANCH_LT"), _MISSING, _ONE_TARGET),
         ),
         Case(
             "BRANCH_LT on doubles",

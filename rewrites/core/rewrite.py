@@ -79,8 +79,8 @@ class Rewrite:
     Attributes:
         operator: its name; `domain` its domain.
         tensors: the node's learned tensors by role. The second argument is the spread (standard
-            deviation) of each feature of the node's first input, [F], or None where no data say. Raises
-            an `OnnxTuneError` where the rewrite does not cover the node's attributes.
+            deviation) of each feature of the node's first input, [F], or None where no data say.
+            Raises an `OnnxTuneError` where the rewrite does not cover the node's attributes.
         soften: builds the standard-operator form through a `Builder` and returns one value per
             output of the node; None leaves the node as it is.
         harden: tuned tensors by role -> attributes, or a `Replacement` where the operator cannot

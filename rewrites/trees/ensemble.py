@@ -63,6 +63,11 @@ class Ensemble:
         """Decisions on the longest way from a root to a leaf."""
         return len(self.levels) - 1
 
+    @property
+    def movable(self) -> Array:
+        """[I] bool: finite thresholds; BRANCH_LT inf has become the largest number."""
+        return np.asarray(np.abs(self.thresholds) < np.finfo(self.thresholds.dtype).max)
+
 
 def read(node: ir.Node, prefix: str, columns: Array, dtype: Any) -> Ensemble:
     """Read a TreeEnsembleClassifier (`prefix` "class") or TreeEnsembleRegressor ("target").

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from rewrites.core.builder import PRIVATE_DOMAIN, Builder
 from rewrites.core.rewrite import Array
+from rewrites.trees import columns
 from rewrites.trees.ensemble import Ensemble
 from rewrites.trees.tensors import threshold_spreads
 
@@ -68,40 +69,21 @@ def _gates(builder: Builder, ensemble: Ensemble, x: ir.Value) -> ir.Value:
     straight-through routing.
     """
     dtype = ensemble.thresholds.dtype
-    source, features = _finite(builder, ensemble, x)
-    value = builder.op(
-        "Gather", source, builder.constant("inner_features", features, np.int64), axis=1
-    )
     spread = threshold_spreads(ensemble, builder.spread)
     slope = builder.constant("inverse_temperature", 1.0 / (builder.temperature * spread), dtype)
-    thresholds = builder.tensor("thresholds")
     if builder.routing == "straight-through":
+        source, features = columns.exact(builder, ensemble, x)
+        value = _read(builder, source, features)
+        thresholds = builder.tensor("thresholds")
         return builder.op("StraightThroughGate", thresholds, value, slope, domain=PRIVATE_DOMAIN)
-    return builder.op("Sigmoid", builder.op("Mul", builder.op("Sub", thresholds, value), slope))
+    source, thresholds, features = columns.finite(builder, ensemble, x)
+    distance = builder.op("Sub", thresholds, _read(builder, source, features))
+    return builder.op("Sigmoid", builder.op("Mul", distance, slope))
 
 
-def _finite(builder: Builder, ensemble: Ensemble, x: ir.Value) -> tuple[ir.Value, Array]:
-    """The columns to read, without NaN or inf, and each inner node's column.
-
-    NaN becomes a number beyond every threshold, on the side where its node sends it, and so has
-    neither a NaN gate nor a NaN gradient.
-    """
-    dtype = ensemble.thresholds.dtype
-    largest = float(np.finfo(dtype).max) / 4
-    used, column = np.unique(ensemble.features, return_inverse=True)
-    narrow = builder.op("Gather", x, builder.constant("used_features", used, np.int64), axis=1)
-    missing = builder.op("IsNaN", narrow)
-    low = builder.constant("lowest", np.array(-largest, dtype))
-    high = builder.constant("highest", np.array(largest, dtype))
-    copies = []
-    tracks = ensemble.missing_true
-    for wanted, stand_in in ((~tracks, high), (tracks, low)):
-        if wanted.any():
-            filled = builder.op("Where", missing, stand_in, narrow)
-            copies.append(builder.op("Clip", filled, low, high))
-    if len(copies) == 1:
-        return copies[0], column
-    return builder.op("Concat", *copies, axis=1), column + len(used) * tracks
+def _read(builder: Builder, source: ir.Value, features: Array) -> ir.Value:
+    index = builder.constant("inner_features", features, np.int64)
+    return builder.op("Gather", source, index, axis=1)
 
 
 def _pick(builder: Builder, share: ir.Value, places: Array, depth: int, kind: str) -> ir.Value:

@@ -9,6 +9,9 @@ import numpy as np
 from rewrites.core.rewrite import Array, Attributes, Constraint, Tensor
 from rewrites.trees.ensemble import Ensemble
 
+# Its inverse, over the smallest temperature, still is a float32.
+_LEAST_SPREAD = 1e-30
+
 
 def declare(
     ensemble: Ensemble, spread: Array | None, constraint: Constraint | None = None
@@ -24,7 +27,7 @@ def declare(
     rms = _rms(held)
     tensors = {}
     if len(ensemble.thresholds):
-        unit = np.where(np.isfinite(ensemble.thresholds), threshold_spreads(ensemble, spread), 0.0)
+        unit = np.where(ensemble.movable, threshold_spreads(ensemble, spread), 0.0)
         tensors["thresholds"] = Tensor(ensemble.thresholds, "thresholds", unit)
     tensors["leaf_values"] = Tensor(held, "leaves", rms, constraint if dense else None)
     if len(ensemble.base_values):
@@ -48,21 +51,25 @@ def threshold_spreads(ensemble: Ensemble, spread: Array | None) -> Array:
     """[I] float64: the spread of the feature that each inner node reads, always positive.
 
     Without data it is the standard deviation of the feature's own thresholds; a feature with one
-    threshold only takes the mean of the others.
+    threshold only, or constant in the data, takes the mean of the others.
     """
     features = ensemble.features
     width = int(features.max(initial=0)) + 1
+    at = features[ensemble.movable]
+    limits = ensemble.thresholds[ensemble.movable].astype(np.float64)
     if spread is not None and len(spread) >= width:
         per_feature = np.asarray(spread, np.float64)[:width].copy()
     else:
-        finite = np.isfinite(ensemble.thresholds)
-        at = features[finite]
-        limits = ensemble.thresholds[finite].astype(np.float64)
         count = np.maximum(np.bincount(at, minlength=width), 1)
-        mean = np.bincount(at, limits, width) / count
-        square = np.bincount(at, (limits - mean[at]) ** 2, width) / count
+        with np.errstate(over="ignore"):  # huge doubles take the fallback
+            mean = np.bincount(at, limits, width) / count
+            square = np.bincount(at, (limits - mean[at]) ** 2, width) / count
         per_feature = np.sqrt(square)
-    usable = np.isfinite(per_feature) & (per_feature > 0)
+    # Below what its thresholds resolve, a spread is rounding.
+    sizes = np.zeros(width)
+    np.maximum.at(sizes, at, np.abs(limits))
+    least = np.maximum(8 * np.finfo(ensemble.thresholds.dtype).eps * sizes, _LEAST_SPREAD)
+    usable = np.isfinite(per_feature) & (per_feature > least)
     fallback = float(per_feature[usable].mean()) if usable.any() else 1.0
     return np.where(usable, per_feature, fallback)[features]
 
@@ -74,10 +81,10 @@ def write_back(ensemble: Ensemble, tensors: Mapping[str, Array], prefix: str) ->
     """
     attributes: Attributes = {}
     if "thresholds" in tensors:
-        tuned = np.asarray(tensors["thresholds"])
-        limits = np.where(
-            ensemble.strict, np.nextafter(tuned, np.array(np.inf, tuned.dtype)), tuned
-        )
+        tuned = np.asarray(tensors["thresholds"], ensemble.thresholds.dtype)
+        above = np.nextafter(tuned, np.array(np.inf, tuned.dtype))
+        # BRANCH_LT -inf was left as it is, since nothing lies below.
+        limits = np.where(ensemble.strict & (tuned > -np.inf), above, tuned)
         attributes["nodes_values"] = _scatter(ensemble.inner_places, limits)
     if "leaf_values" in tensors:
         entries = ensemble.entries[ensemble.entries >= 0]

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from rewrites.core.builder import Builder
 from rewrites.core.rewrite import Array
+from rewrites.trees.columns import exact
 from rewrites.trees.ensemble import Ensemble
 
 
@@ -26,8 +27,6 @@ class _Tables:
     slot: Array
     leaf_row: Array
     first_child: Array
-    features: Array
-    missing_true: Array
 
 
 def _tables(ensemble: Ensemble) -> _Tables:
@@ -49,13 +48,10 @@ def _tables(ensemble: Ensemble) -> _Tables:
         firsts.append(first)
         start, inner_seen, leaf_seen = start + size, inner_seen + inner, leaf_seen + leaves
         position = np.concatenate([2 * np.arange(inner), 2 * np.arange(inner) + 1])
-    slot = np.concatenate(slots)
     return _Tables(
-        slot=slot,
+        slot=np.concatenate(slots),
         leaf_row=np.concatenate(rows),
         first_child=np.concatenate(firsts),
-        features=np.append(ensemble.features, 0)[slot],
-        missing_true=np.append(ensemble.missing_true, False)[slot],
     )
 
 
@@ -68,7 +64,8 @@ def traversal(builder: Builder, ensemble: Ensemble, x: ir.Value, leaf_values: ir
     padded = builder.op("Concat", builder.tensor("thresholds"), beyond, axis=0)
     slot = builder.constant("slot", tables.slot, np.int32)
     thresholds = builder.op("Gather", padded, slot, axis=0)
-    source, features = _with_missing(builder, x, tables)
+    source, columns = exact(builder, ensemble, x)
+    features = np.append(columns, 0)[tables.slot]
     feature_table = builder.constant("node_features", features, np.int64)
     child_table = builder.constant("first_child", tables.first_child, np.int32)
 
@@ -97,20 +94,3 @@ def _step(
     """The next node of every row in every tree: the first child, or the one behind it."""
     passed = builder.op("LessOrEqual", value, threshold)
     return builder.op("Add", first_child, builder.op("Cast", passed, to=int(ir.DataType.INT32)))
-
-
-def _with_missing(builder: Builder, x: ir.Value, tables: _Tables) -> tuple[ir.Value, Array]:
-    """The columns to read, and each node's column.
-
-    NaN passes no comparison. Nodes that send it to their true child read a second copy of the
-    columns in which it is -inf.
-    """
-    if not tables.missing_true.any():
-        return x, tables.features
-    used, column = np.unique(tables.features, return_inverse=True)
-    narrow = builder.op("Gather", x, builder.constant("used_features", used, np.int64), axis=1)
-    dtype = builder.tensors["thresholds"].value.dtype
-    lowest = builder.constant("below_all", np.array(-np.inf, dtype))
-    lowered = builder.op("Where", builder.op("IsNaN", narrow), lowest, narrow)
-    both = builder.op("Concat", narrow, lowered, axis=1)
-    return both, column + len(used) * tables.missing_true

@@ -1,0 +1,167 @@
+"""`inspect`: per node, its role, how it is handled, and what of it can be tuned."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxtune import output
+from onnxtune.errors import OnnxTuneError, UnsupportedError
+from onnxtune.model import ModelLike, load
+from onnxtune.partition import (
+    Partition,
+    Role,
+    is_learned,
+    node_tensors,
+    partition,
+    tensor_value,
+)
+from onnxtune.preparation import Prepared, prepare
+from rewrites.core.graph_pass import STANDARD_DOMAINS
+from rewrites.core.registry import find
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """One node.
+
+    `role` is prefix, core, tail or cut (it stops the gradient of learned numbers before it).
+    `handling` says what becomes of it in the hard form. `tensors` maps the name of each learned
+    tensor to its shape; `parameters` counts their numbers.
+    """
+
+    name: str
+    operator: str
+    role: Role
+    handling: str
+    tensors: dict[str, tuple[int, ...]]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """A model, node by node.
+
+    `tunable` of the `learned` numbers can be tuned. `note` says why, where that is none.
+    """
+
+    model: str
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    nodes: tuple[NodeReport, ...]
+    learned: int
+    tunable: int
+    note: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as dictionaries and lists."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """The report as a table."""
+        rows = [
+            [node.name, node.operator, node.role, node.handling, _shapes(node), node.parameters]
+            for node in self.nodes
+        ]
+        headers = ["node", "operator", "role", "handling", "tensors", "parameters"]
+        lines = [
+            f"inputs   {_types(self.inputs)}",
+            f"outputs  {_types(self.outputs)}",
+            "",
+            output.table(headers, rows, "lllllr"),
+            "",
+            f"{self.tunable:,} of {self.learned:,} learned numbers can be tuned.",
+        ]
+        return "\n".join([*lines, self.note] if self.note else lines)
+
+
+def _types(values: dict[str, str]) -> str:
+    return ", ".join(f"{name}: {kind}" for name, kind in values.items())
+
+
+def _shapes(node: NodeReport) -> str:
+    return ", ".join(
+        f"{name.removeprefix(node.name + '/')} {'x'.join(map(str, shape))}"
+        for name, shape in node.tensors.items()
+    )
+
+
+def inspect(model: ModelLike) -> Report:
+    """Look into a model.
+
+    Args:
+        model: a path, bytes, an `onnx.ModelProto` or a fitted estimator.
+
+    Raises:
+        ModelError: the model is unreadable or invalid.
+    """
+    prepared = prepare(load(model))
+    cut: Partition | None = None
+    note = None
+    try:
+        cut = partition(prepared)
+    except UnsupportedError as error:
+        note = str(error)
+    nodes = tuple(_node(prepared, node, cut) for node in prepared.proto.graph.node)
+    tunable = set() if cut is None else set(cut.tensors)
+    sizes = {name: int(np.prod(shape)) for node in nodes for name, shape in node.tensors.items()}
+    types = {value.name: prepared.type_of(value.name) for value in prepared.proto.graph.output}
+    held = {tensor.name for tensor in prepared.proto.graph.initializer}
+    return Report(
+        model=prepared.source.origin,
+        inputs={
+            value.name: _kind(prepared, value.name)
+            for value in prepared.proto.graph.input
+            if value.name not in held
+        },
+        outputs={name: _kind(prepared, name) for name in types},
+        nodes=nodes,
+        learned=sum(sizes.values()),
+        tunable=sum(size for name, size in sizes.items() if name in tunable),
+        note=note,
+    )
+
+
+def _kind(prepared: Prepared, name: str) -> str:
+    known = prepared.type_of(name)
+    if known.shape is None or not known.kind.startswith("tensor("):
+        return known.kind or "unknown"
+    sizes = ", ".join("N" if size is None else str(size) for size in known.shape)
+    return f"{known.kind.removeprefix('tensor(').removesuffix(')')}[{sizes}]"
+
+
+def _node(prepared: Prepared, node: onnx.NodeProto, cut: Partition | None) -> NodeReport:
+    tensors: dict[str, tuple[int, ...]] = {}
+    refused = None
+    try:
+        declared = node_tensors(prepared, node)
+        tensors = {name: tensor.value.shape for name, tensor in declared.items()}
+    except OnnxTuneError as error:
+        refused = str(error)
+    held = {tensor.name: tensor for tensor in prepared.proto.graph.initializer}
+    for name in node.input:
+        if name in held and is_learned(held[name]):
+            tensors[name] = tensor_value(prepared, name).shape
+    domain = "" if node.domain in STANDARD_DOMAINS else f"{node.domain}:"
+    return NodeReport(
+        name=node.name,
+        operator=f"{domain}{node.op_type}",
+        role="tail" if cut is None else cut.roles[node.name],
+        handling=_handling(node, refused),
+        tensors=tensors,
+        parameters=sum(int(np.prod(shape)) for shape in tensors.values()),
+    )
+
+
+def _handling(node: onnx.NodeProto, refused: str | None) -> str:
+    if refused is not None:
+        return f"stays: {refused}"
+    if node.domain in STANDARD_DOMAINS:
+        return "standard"
+    rewrite = find(node.domain, node.op_type)
+    if rewrite is None:
+        return "stays: no rewrite"
+    return "stays: no standard form" if rewrite.soften is None else "rewritten"
