@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         help="width of a soft gate in units of its feature's spread (default: 0.1)",
     )
     command.add_argument("--data", help=f"{_DATA}, to measure the spreads on")
+    command.add_argument("--target", help="a column of the data to leave out")
 
     command = _add(commands, "tune", _tune, "fine-tune a model on data")
     command.add_argument("model", help="an ONNX file")
@@ -181,7 +182,8 @@ def _convert(options: argparse.Namespace) -> int:
     source = load(options.model)
     default = Path(options.model).with_suffix(f".{options.form}.onnx")
     target = check_output(options.output or default, [source.path, options.data])
-    proto = convert(source, options.form, options.temperature, options.data)
+    data = _features(source, options.data, options.target)
+    proto = convert(source, options.form, options.temperature, data)
     content = proto.SerializeToString()
     write(target, content)
     figures = {
@@ -274,9 +276,7 @@ def _bench(options: argparse.Namespace) -> int:
             raise ArgumentError(f"{options.plot}: a plot's name ends with {', '.join(_PLOTS)}.")
     if options.output:
         check_output(options.output, read, [options.plot])
-    data = options.data
-    if options.target:
-        data = _without(options.models[0], data, options.target)
+    data = _features(options.models[0], options.data, options.target)
     report = bench(
         options.models,
         data,
@@ -292,13 +292,16 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
-def _without(model: str, data: str | None, target: str) -> Any:
+def _features(model: Any, data: str | None, target: str | None) -> Any:
+    """The data without the target's column."""
     from onnxtune.data import load as load_data
     from onnxtune.model import load
     from onnxtune.runtime import input_types
 
+    if target is None:
+        return data
     if data is None:
-        raise ArgumentError("--target needs --data.")
+        raise ArgumentError("--target needs --data: sampled rows have no target.")
     return load_data(data, input_types(load(model).proto), target).feed
 
 

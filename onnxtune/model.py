@@ -115,11 +115,19 @@ def _serialize(proto: onnx.ModelProto, origin: str) -> bytes:
 
 
 def _check_graph(proto: onnx.ModelProto, origin: str) -> None:
+    """Refuse what parses but is no model: any prefix of a file that ends between two fields does.
+
+    onnxruntime takes a model that does not import the operator sets it uses, and guesses them.
+    """
+    missing = ""
     if not proto.HasField("graph") or not proto.graph.output or not proto.opset_import:
-        raise ModelError(
-            f"{origin}: is not an ONNX model, or was cut short "
-            "(it has no graph outputs or no operator sets)."
-        )
+        missing = "it has no graph outputs or no operator sets"
+    imported = {opset.domain or "ai.onnx" for opset in proto.opset_import}
+    for node in proto.graph.node:
+        if (node.domain or "ai.onnx") not in imported and not missing:
+            missing = f"it uses operators of {node.domain or 'ai.onnx'}, but does not import them"
+    if missing:
+        raise ModelError(f"{origin}: is not an ONNX model, or was cut short ({missing}).")
 
 
 def _has_external_data(graph: onnx.GraphProto) -> bool:

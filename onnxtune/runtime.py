@@ -49,12 +49,17 @@ class ValueType:
         """The numpy dtype of the tensor (`object` for strings).
 
         Raises:
-            DataError: the value is no tensor, but a map or a sequence.
+            DataError: the value is no tensor, but a map or a sequence; or numpy lacks its type.
         """
         found = re.fullmatch(r"tensor\((\w+)\)", self.kind)
         if found is None:
             raise DataError(f"'{self.name}' is a {self.kind}, not a tensor.")
-        return np.dtype(_DTYPES.get(found[1], found[1]))
+        try:
+            return np.dtype(_DTYPES.get(found[1], found[1]))
+        except TypeError:  # bfloat16, float8 and the like
+            raise DataError(
+                f"'{self.name}' is a {self.kind}, which numpy has no type for."
+            ) from None
 
 
 _DTYPES: dict[str, Any] = {"float": "float32", "double": "float64", "string": object}
@@ -73,6 +78,7 @@ def session(
     provider: str = "cpu",
     threads: int | None = None,
     optimize: bool = True,
+    origin: str = "",
 ) -> Any:
     """An `onnxruntime.InferenceSession` on one provider; it never falls back to another in silence.
 
@@ -81,6 +87,7 @@ def session(
         provider: a key of `PROVIDERS`.
         threads: intra-op threads; None leaves the choice to onnxruntime.
         optimize: False keeps the graph as it is, for a quick look at types.
+        origin: what to call the model in messages.
 
     Raises:
         ArgumentError: no such provider.
@@ -113,7 +120,8 @@ def session(
             content, options, providers=[wanted], enable_fallback=0
         )
     except Exception as error:  # onnxruntime's exceptions share no public base class
-        raise ModelError(f"onnxruntime refuses the model: {one_line(error)}") from error
+        place = f"{origin}: " if origin else ""
+        raise ModelError(f"{place}onnxruntime refuses the model: {one_line(error)}") from error
     if wanted not in created.get_providers():
         raise ProviderError(
             f"Provider '{provider}' is built in, but could not start on this machine "
@@ -130,10 +138,18 @@ def _load_cuda_libraries() -> None:
         import torch  # noqa: F401
 
 
+# The file, line and signature of the C++ function that complains.
+_PLACE = re.compile(
+    r"/\S+\.(?:cc|cpp|h|cu|cuh):\d+ [^()]*(?:\((?:[^()]|\([^()]*\))*\))+"
+    r"(?: const)?(?: \[with [^\]]*\])? "
+)
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error without onnxruntime's prefixes, on one line."""
     text = " ".join(str(error).split())
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    return _PLACE.sub("", text)
 
 
 def run(

@@ -80,31 +80,22 @@ class Operation(nn.Module):
         return self.function(*indices, *values)
 
 
-class _StraightThrough(torch.autograd.Function):
-    """Forward a step, x <= threshold; backward the sigmoid of the scaled distance.
+def _straight_through(node: Node) -> tuple[Operation, list[int]]:
+    """Forward a step, value <= threshold; backward the sigmoid of the scaled distance.
 
     Bengio, Leonard, Courville (2013), "Estimating or Propagating Gradients Through Stochastic
     Neurons", section 4; here with the sigmoid's own derivative in place of the identity.
     """
 
-    @staticmethod
-    def forward(ctx: Any, threshold: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(threshold, value, slope)
-        return (value <= threshold).to(value.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        threshold, value, slope = ctx.saved_tensors
+    def gate(threshold: Tensor, value: Tensor, slope: Tensor) -> Tensor:
         # Without a distance (NaN, or both infinite) there is no gradient: a far gate is flat.
         distance = ((threshold - value) * slope).nan_to_num(nan=torch.inf)
         soft = torch.sigmoid(distance)
-        flow = gradients[0] * (soft * (1 - soft) * slope)
-        return flow.sum_to_size(threshold.shape), -flow, None
+        step = (value <= threshold).to(value.dtype)
+        # Exactly the step: where it is 1 the sigmoid is at least a half, so 1 - soft is exact.
+        return soft + (step - soft).detach()
 
-
-def _straight_through(node: Node) -> tuple[Operation, list[int]]:
-    apply: Function = _StraightThrough.apply
-    return Operation(apply), [0, 1, 2]
+    return Operation(gate), [0, 1, 2]
 
 
 def _gather(node: Node) -> tuple[Operation, list[int]]:

@@ -57,18 +57,24 @@ def _refuse_unclear(node: ir.Node, ensemble: Ensemble, kind: Kind, labels: int) 
             f"{describe(node)}: {len(ensemble.base_values)} base values with {labels} classes "
             f"and votes for {len(ensemble.columns)} of them have no rewrite."
         )
-    voted = _always_voted(ensemble)
-    if kind == "pair" and not voted.all():
+    if kind == "pair" and not _always_voted(ensemble).all():
         raise UnsupportedError(
             f"{describe(node)}: rows that reach votes for one of two classes only have no rewrite."
         )
-    # The kernel's label ignores a class without votes; with no negative vote that is the same.
-    silent = kind == "many" and not len(ensemble.base_values) and not voted.all()
-    if silent and (ensemble.values < 0).any():
+    if _often_silent(ensemble, kind) and (ensemble.values < 0).any():
         raise UnsupportedError(
             f"{describe(node)}: negative votes where some rows reach none for a class "
             "have no rewrite."
         )
+
+
+def _often_silent(ensemble: Ensemble, kind: Kind) -> bool:
+    """Whether some rows may reach no vote for one of many classes.
+
+    The kernel's label ignores such a class; with no negative vote that makes no difference.
+    """
+    plain = kind == "many" and not len(ensemble.base_values)
+    return plain and not _always_voted(ensemble).all()
 
 
 def _always_voted(ensemble: Ensemble) -> Array:
@@ -131,7 +137,8 @@ def soften(node: ir.Node, builder: Builder) -> Sequence[ir.Value]:
     x = builder.as_float(node.inputs[0], keep_double=True)
     scores = add_base(builder, raw_scores(builder, ensemble, x))
     limit = _label_limit(ensemble.values)
-    return _finish(builder, scores, kind, labels, post_transform(node), limit, ensemble)
+    scores.dtype = ir.DataType.from_numpy(ensemble.thresholds.dtype)
+    return _finish(builder, scores, kind, labels, post_transform(node), limit)
 
 
 def _label_limit(values: Array) -> float:
@@ -146,10 +153,9 @@ def _finish(
     labels: Sequence[int | str],
     link: str,
     limit: float,
-    ensemble: Ensemble,
 ) -> Sequence[ir.Value]:
-    """Scores -> label and outputs, as the kernel does for each kind."""
-    dtype = ensemble.thresholds.dtype
+    """Typed scores -> label and outputs, as the kernel does for each kind."""
+    dtype = numpy_dtype(scores)
     plain = (0, 1) if isinstance(labels[0], int) else tuple(labels)
     if kind == "many":
         label = largest(builder, scores, labels)
@@ -159,7 +165,6 @@ def _finish(
         # The kernel does not look at the labels here, but for strings.
         label = beyond(builder, second, 0.0, plain)
     else:
-        scores.dtype = ir.DataType.from_numpy(dtype)
         known = plain if kind == "single" and isinstance(labels[0], int) else labels
         if len(known) == 1:
             known = (known[0], known[0])
@@ -184,24 +189,25 @@ def _finish(
 def harden(node: ir.Node, tuned: Mapping[str, Array]) -> Attributes | Replacement:
     """Thresholds and votes into their places, where the kernel still reads them the same way.
 
-    It takes a single score for a share when no vote is negative. Votes that lose or gain their
-    last negative sign would change that, so the node becomes a regressor with label and link
-    written out.
+    It takes a single score for a share when no vote is negative, and its label passes over a class
+    without votes. Votes that lose or gain their last negative sign would change what that means,
+    so the node becomes a regressor with label and link written out.
     """
     ensemble, kind, labels = _read(node)
     attributes = write_back(ensemble, tuned, "class")
-    if "leaf_values" not in tuned or kind not in ("first", "second"):
+    if not (kind in ("first", "second") or _often_silent(ensemble, kind)):
         return attributes
     limit = _label_limit(ensemble.values)
-    if _label_limit(np.asarray(tuned["leaf_values"])) == limit:
+    if "leaf_values" not in tuned or _label_limit(np.asarray(tuned["leaf_values"])) == limit:
         return attributes
 
     def build(builder: Builder) -> Sequence[ir.Value]:
-        scores = as_regressor(builder, node, "class", attributes, np.zeros(1, np.int64))
-        return _finish(builder, scores, kind, labels, post_transform(node), limit, ensemble)
+        targets = len(ensemble.columns)
+        scores = as_regressor(builder, node, "class", attributes, targets)
+        return _finish(builder, scores, kind, labels, post_transform(node), limit)
 
     return Replacement(
-        "its tuned votes all have one sign, which the operator reads as shares", build
+        "the operator would take its labels in another way from votes of these signs", build
     )
 
 

@@ -32,15 +32,21 @@ def splits(name: str) -> tuple[Rows, Rows, Rows]:
         "cancer": lambda: load_breast_cancer(return_X_y=True),
         "iris": lambda: load_iris(return_X_y=True),
         "friedman": lambda: make_friedman1(1500, noise=1, random_state=0),
+        "counts": _counts,
     }[name]()
     X = X.astype(np.float32)
-    labels = y if name != "friedman" else None
+    labels = y if name in ("cancer", "iris") else None
     a, test, ya, y_test = train_test_split(X, y, test_size=0.3, random_state=0, stratify=labels)
     inner = ya if labels is not None else None
     train, valid, y_train, y_valid = train_test_split(
         a, ya, test_size=0.3, random_state=0, stratify=inner
     )
     return (train, y_train), (valid, y_valid), (test, y_test)
+
+
+def _counts() -> Rows:
+    X, y = make_friedman1(1500, noise=0, random_state=1)
+    return X, np.random.default_rng(0).poisson(np.exp(y / 12)).astype(float)
 
 
 PIPELINES = {
@@ -60,7 +66,8 @@ PIPELINES = {
     "logistic of three": ("iris", lambda: make_pipeline(
         StandardScaler(), LogisticRegression(C=0.05))),
     "ridge": ("friedman", lambda: make_pipeline(StandardScaler(), Ridge(500.0))),
-    "poisson": ("friedman", lambda: make_pipeline(StandardScaler(), PoissonRegressor(10.0))),
+    "poisson": ("counts", lambda: make_pipeline(
+        StandardScaler(), PoissonRegressor(alpha=10.0))),
 }  # fmt: skip
 
 

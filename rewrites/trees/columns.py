@@ -17,15 +17,14 @@ def exact(builder: Builder, ensemble: Ensemble, x: ir.Value) -> tuple[ir.Value, 
     which it is -inf. Nothing is below -inf: BRANCH_LT nodes with that threshold read a copy in
     which it is the lowest finite number.
     """
-    never = ensemble.strict & np.isneginf(ensemble.thresholds)
-    variant = ensemble.missing_true + 2 * never
+    variant = ensemble.missing_true + 2 * ensemble.never
     if not variant.any():
         return x, ensemble.features
     dtype = ensemble.thresholds.dtype
     narrow, column = _used(builder, ensemble, x)
     below = builder.constant("below_all", np.array(-np.inf, dtype))
     lifted = narrow
-    if never.any():
+    if ensemble.never.any():
         lowest = builder.constant("lowest", np.finfo(dtype).min, dtype)
         lifted = builder.op("Where", builder.op("Equal", narrow, below), lowest, narrow)
     copies = {0: narrow, 2: lifted}

@@ -36,6 +36,7 @@ class Ensemble:
         features: [I] int64, the feature each inner node reads.
         thresholds: [I], `x <= threshold` goes to the true child (BRANCH_LT is brought to it).
         strict: [I] bool, the nodes that were BRANCH_LT.
+        never: [I] bool, those of them whose threshold is -inf: no number passes.
         missing_true: [I] bool, whether NaN goes to the true child.
         values: [L, K] leaf values, 0 where the leaf has no entry for a column.
         entries: [L, K] int64, the place of each value among the operator's weights, -1 for none.
@@ -48,6 +49,7 @@ class Ensemble:
     features: Array
     thresholds: Array
     strict: Array
+    never: Array
     missing_true: Array
     values: Array
     entries: Array
@@ -107,13 +109,15 @@ def read(node: ir.Node, prefix: str, columns: Array, dtype: Any) -> Ensemble:
     levels, inner, leaves = _levels(first, children, leaf, describe(node))
     thresholds = limits[inner]
     strict = strict_mode[inner]
-    thresholds = np.where(strict, np.nextafter(thresholds, np.array(-np.inf, dtype)), thresholds)
+    never = strict & np.isneginf(thresholds)
+    thresholds = np.where(strict, neighbours(thresholds, -np.inf), thresholds)
     values, entries = _leaf_values(node, prefix, columns, finder, leaves, dtype)
     base_values = numbers(node, "base_values", np.float32)
     return Ensemble(
         features=required(node, "nodes_featureids", np.int64)[inner],
         thresholds=thresholds,
         strict=strict,
+        never=never,
         missing_true=missing_true[inner],
         values=values,
         entries=entries,
@@ -129,6 +133,12 @@ def read(node: ir.Node, prefix: str, columns: Array, dtype: Any) -> Ensemble:
 def weight_ids(node: ir.Node, prefix: str) -> Array:
     """The target or class ids that occur among the leaves' weights, ascending."""
     return np.unique(required(node, f"{prefix}_ids", np.int64))
+
+
+def neighbours(values: Array, toward: float) -> Array:
+    """The next numbers of the same type; inf beyond the largest."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.nextafter(values, values.dtype.type(toward)))
 
 
 def _modes(node: ir.Node) -> tuple[Array, Array]:

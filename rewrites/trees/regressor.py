@@ -17,16 +17,16 @@ def as_regressor(
     node: ir.Node,
     prefix: str,
     attributes: Mapping[str, Array],
-    ids: Array,
+    targets: int,
 ) -> ir.Value:
-    """Raw scores [N, K] of a classifier's trees, by a TreeEnsembleRegressor.
+    """Raw scores [N, targets] of a classifier's trees, float32, by a TreeEnsembleRegressor.
 
     Args:
         builder: records the node.
         node: the classifier.
         prefix: of the attributes that hold its votes.
         attributes: tuned attribute values, NaN for "as it was".
-        ids: the target id of each column, [K]; one number makes every vote count for it.
+        targets: columns, one per class id; one makes every vote count for it.
     """
     copied = {
         name: value.value
@@ -41,18 +41,20 @@ def as_regressor(
         if tuned is not None:
             padded = np.full(len(original), np.nan)
             padded[: len(tuned)] = tuned
-            original = np.where(np.isnan(padded), original, padded)
-        copied[name.replace(prefix, "target")] = [float(value) for value in original]
-    for name in ("treeids", "nodeids"):
+            original = np.where(np.isnan(padded), original, padded).astype(original.dtype)
+        name = name.replace(prefix, "target")
+        if original.dtype == np.float64:
+            copied[f"{name}_as_tensor"] = ir.tensor(original, name=name)
+        else:
+            copied[name] = original.tolist()
+    for name in ("treeids", "nodeids", "ids"):
         copied[f"target_{name}"] = node.attributes[f"{prefix}_{name}"].value
-    votes = len(node.attributes[f"{prefix}_ids"].value)
-    copied["target_ids"] = [int(ids[0])] * votes if len(ids) == 1 else [int(i) for i in ids]
+    if targets == 1:
+        copied["target_ids"] = [0] * len(copied["target_ids"])
+    # The regressor has no kernel for integers.
+    x = builder.as_float(node.inputs[0], keep_double=True)
     scores = builder.op(
-        "TreeEnsembleRegressor",
-        node.inputs[0],
-        domain="ai.onnx.ml",
-        n_targets=len(ids),
-        **copied,
+        "TreeEnsembleRegressor", x, domain="ai.onnx.ml", n_targets=targets, **copied
     )
     scores.dtype = ir.DataType.FLOAT
     return scores

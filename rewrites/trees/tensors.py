@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from rewrites.core.rewrite import Array, Attributes, Constraint, Tensor
-from rewrites.trees.ensemble import Ensemble
+from rewrites.trees.ensemble import Ensemble, neighbours
 
 # Its inverse, over the smallest temperature, still is a float32.
 _LEAST_SPREAD = 1e-30
@@ -82,9 +82,8 @@ def write_back(ensemble: Ensemble, tensors: Mapping[str, Array], prefix: str) ->
     attributes: Attributes = {}
     if "thresholds" in tensors:
         tuned = np.asarray(tensors["thresholds"], ensemble.thresholds.dtype)
-        above = np.nextafter(tuned, np.array(np.inf, tuned.dtype))
-        # BRANCH_LT -inf was left as it is, since nothing lies below.
-        limits = np.where(ensemble.strict & (tuned > -np.inf), above, tuned)
+        strict = ensemble.strict & ~ensemble.never
+        limits = np.where(strict, neighbours(tuned, np.inf), tuned)
         attributes["nodes_values"] = _scatter(ensemble.inner_places, limits)
     if "leaf_values" in tensors:
         entries = ensemble.entries[ensemble.entries >= 0]

@@ -1,0 +1,372 @@
+"""Tuning: gains where there are some, the original where there are none, and forms that agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from pipelines import data_of, exported, mixed
+
+from onnxtune.errors import ArgumentError, DataError, OnnxTuneError, UnsupportedError
+from onnxtune.losses import LOSSES, choose_loss
+from onnxtune.parameters import Parameter
+from onnxtune.result import SAVED_FORMS, TuneResult
+from onnxtune.runtime import run
+from onnxtune.tuning import tune
+from rewrites.core.rewrite import Constraint
+
+
+def tuned(name: str, **options: object) -> TuneResult:
+    train, valid, _ = data_of(name)
+    return tune(exported(name), *train, valid=valid, **options)  # type: ignore[arg-type]
+
+
+def scores(model: onnx.ModelProto, X: object) -> np.ndarray:
+    found = run(model, {"X": X})  # type: ignore[dict-item]
+    return np.asarray(next(v for v in found.values() if np.asarray(v).dtype.kind == "f"))
+
+
+def labels(model: onnx.ModelProto, X: object) -> np.ndarray:
+    return np.asarray(next(iter(run(model, {"X": X}).values())))  # type: ignore[dict-item]
+
+
+GAINS = ["forest", "regression forest", "regression boosting", "logistic", "logistic of three",
+         "ridge", "poisson"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GAINS)
+def test_test_loss_falls_and_forms_agree(name: str) -> None:
+    result = tuned(name, lr=0.03)
+    assert result.accepted
+    (X, y) = data_of(name)[2]
+    before, after = scores(exported(name), X), scores(result.model("native"), X)
+
+    def loss(prediction: np.ndarray) -> float:
+        if result.report["loss"] == "log":
+            return float(-np.log(prediction[np.arange(len(y)), y] + 1e-3).mean())
+        if result.report["loss"] == "poisson":
+            return float((prediction[:, 0] - y * np.log(prediction[:, 0])).mean())
+        return float(np.square(prediction[:, 0] - y).mean())
+
+    assert loss(after) < loss(before)
+    # native, hard and torch in hard routing: the same leaves, the same numbers.
+    hard = scores(result.model("hard"), X)
+    result.module.routing = "hard"
+    module = next(iter(result.module.predict(X).values())).detach().numpy()
+    for other in (hard, module):
+        close = np.isclose(other, after, rtol=1e-4, atol=1e-5 * np.abs(after).max()).all(axis=1)
+        # After a matrix product the last bits differ, and a row on a threshold may turn.
+        assert (~close).sum() <= 1
+    if result.report["loss"] == "log":
+        np.testing.assert_array_equal(
+            labels(result.model("hard"), X)[close], labels(result.model("native"), X)[close]
+        )
+
+
+@pytest.mark.parametrize("routing", ["soft", "straight-through", "leaves"])
+@pytest.mark.parametrize("name", ["forest", "forest of three", "boosting", "boosting of three"])
+def test_probabilities_stay_a_distribution_in_every_form(name: str, routing: str) -> None:
+    result = tuned(name, lr=0.1, epochs=8, routing=routing)
+    X = data_of(name)[2][0]
+    forced = TuneResult(
+        **{field: getattr(result, field) for field in result.__dataclass_fields__}
+        | {"tensors": _moved(result), "soft_tensors": _moved(result)}
+    )
+    for form in SAVED_FORMS:
+        for model in (result.model(form), forced.model(form)):
+            probabilities = scores(model, X)
+            assert (probabilities >= 0).all()
+            assert (probabilities <= 1 + 1e-6).all()
+            np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def _moved(result: TuneResult) -> dict[str, np.ndarray]:
+    """Large random steps through the parametrization, as a long training could make them."""
+    from onnxtune.parameters import standardised
+
+    names = list(result.module.learned)
+    parameters = standardised(result.module.learned, names, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in parameters.values():
+        with torch.no_grad():
+            parameter.delta.normal_(generator=generator)
+            if parameter.group == "leaves":
+                parameter.delta.mul_(5)
+    return {name: p.settled().numpy() for name, p in parameters.items()}
+
+
+def test_a_distribution_starts_where_it_was_and_can_leave_zero() -> None:
+    initial = torch.tensor([[0.0, 0.01, 0.0], [0.005, 0.0025, 0.0025]])
+    delta = torch.nn.Parameter(torch.zeros(2, 3))
+    parameter = Parameter(initial, torch.tensor(1.0), "leaves", Constraint("simplex"), delta)
+    assert torch.equal(parameter.settled(), initial)
+    torch.testing.assert_close(parameter.value(), initial)
+    (parameter.value()[0, 0] * 100).backward()
+    assert delta.grad[0, 0] > 0
+    with torch.no_grad():
+        delta[0, 0] = 3.0
+    value = parameter.settled()
+    assert value[0, 0] > 0.001
+    torch.testing.assert_close(value.sum(1), initial.sum(1))
+    assert torch.equal(value[1], initial[1])
+
+
+def test_a_share_stays_within_its_interval() -> None:
+    initial = torch.tensor([0.0, 0.05, 0.1])
+    delta = torch.nn.Parameter(torch.tensor([9.0, -9.0, 9.0]))
+    parameter = Parameter(
+        initial, torch.tensor(1.0), "leaves", Constraint("interval", 0.0, 0.1), delta
+    )
+    value = parameter.settled()
+    assert ((value >= 0) & (value <= 0.1 + 1e-7)).all()
+    assert value[0] > 0.05
+    assert value[1] < 0.05
+
+
+def test_nothing_to_gain_returns_the_original_bytes(tmp_path: object) -> None:
+    """Labels drawn from the model itself: whatever is found on training rows is noise."""
+    model = exported("logistic")
+    (X, _), (Xv, _), _ = data_of("logistic")
+    generator = np.random.default_rng(5)
+    y, yv = ((generator.random(len(rows)) < scores(model, rows)[:, 1]) * 1 for rows in (X, Xv))
+    result = tune(model, X, y, valid=(Xv, yv), lr=1.0, epochs=3)
+    assert not result.accepted
+    assert result.tensors == {}
+    assert result.report["changed"] == {}
+    path = tmp_path / "kept.onnx"  # type: ignore[operator]
+    result.save(path)
+    assert path.read_bytes() == model.SerializeToString()
+    for name, tensor in result.module.tensors().items():
+        assert torch.equal(tensor, torch.from_numpy(result.module.learned[name].value.copy()))
+    assert "original is kept" in result.text()
+
+
+def test_metadata_names_the_source_and_the_run(tmp_path: object) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(exported("ridge"))
+    model.metadata_props.add(key="owner", value="somebody")
+    train, valid, _ = data_of("ridge")
+    result = tune(model, *train, valid=valid, seed=3)
+    for form in SAVED_FORMS:
+        held = {entry.key: entry.value for entry in result.model(form).metadata_props}
+        assert held["owner"] == "somebody"
+        assert held["onnxtune.seed"] == "3"
+        assert held["onnxtune.loss"] == "squared"
+        assert held["onnxtune.rows"] == str(len(train[0]))
+        assert held["onnxtune.source_sha256"] == result.prepared.source.fingerprint
+        assert held["onnxtune.version"]
+
+
+def test_one_seed_gives_the_same_bits() -> None:
+    first, second = (tuned("forest", epochs=4, seed=7) for _ in range(2))
+    assert first.history[0].train == second.history[0].train
+    for name in first.tensors:
+        np.testing.assert_array_equal(first.tensors[name], second.tensors[name])
+    other = tuned("forest", epochs=4, seed=8)
+    assert other.history[0].train != first.history[0].train
+
+
+def test_strings_go_through_the_prefix_once() -> None:
+    model, table, y = mixed()
+    result = tune(model, table[300:500], y[300:500], valid=(table[500:], y[500:]), lr=0.03)
+    assert result.report["prefix"]["nodes"] > 0
+    assert result.report["prefix"]["rows"] == 300
+    assert result.report["loss"] == "squared"
+    X = {
+        name: table[name].to_numpy()[:, None].astype(object if name in ("colour", "shape") else "f")
+        for name in table
+    }
+    native, hard = (run(result.model(form), X)["variable"] for form in ("native", "hard"))
+    np.testing.assert_allclose(native, hard, rtol=1e-4, atol=1e-5)
+
+
+def test_target_by_name_and_labels_as_strings() -> None:
+    import pandas as pd
+    from sklearn.linear_model import LogisticRegression
+    from skl2onnx import to_onnx
+
+    (X, y), _, _ = data_of("logistic")
+    words = np.array(["bad", "good"])[y]
+    model = to_onnx(LogisticRegression(C=1e-4, max_iter=10_000).fit(X, words), X[:1])
+    table = pd.DataFrame(X, columns=[f"c{i}" for i in range(X.shape[1])]).assign(kind=words)
+    result = tune(model, table, "kind", epochs=3)
+    assert result.report["loss"] == "log"
+    assert result.report["output"] == "output_probability"
+    with pytest.raises(DataError, match="ugly"):
+        tune(model, table.assign(kind="ugly"), "kind")
+
+
+def test_frozen_tensors_stay() -> None:
+    result = tuned("forest", lr=0.05, epochs=5, freeze=["Scaler/*", "mean", "transform_matrix"])
+    assert set(result.report["tensors"]) == {
+        "TreeEnsembleClassifier/thresholds",
+        "TreeEnsembleClassifier/leaf_values",
+    }
+    assert set(result.report["changed"]) <= set(result.report["tensors"])
+    with pytest.raises(ArgumentError, match="leaves nothing"):
+        tuned("forest", freeze="*")
+
+
+def test_leaves_only_moves_leaves_only() -> None:
+    result = tuned("regression boosting", routing="leaves", lr=0.03)
+    assert result.accepted
+    assert {name.split("/")[1] for name in result.report["changed"]} == {
+        "leaf_values",
+        "base_values",
+    }
+    assert result.verdicts["hard"].needed_z == 1.64
+    with pytest.raises(UnsupportedError, match="needs trees"):
+        tuned("ridge", routing="leaves")
+
+
+def test_soft_routing_judges_both_forms() -> None:
+    result = tuned("regression boosting", routing="soft", lr=0.02)
+    assert set(result.verdicts) == {"hard", "soft"}
+    X, y = data_of("regression boosting")[2]
+    assert result.verdicts["soft"].accepted
+    before = np.square(scores(exported("regression boosting"), X)[:, 0] - y).mean()
+    after = np.square(scores(result.model("soft"), X)[:, 0] - y).mean()
+    assert after < before
+    assert all(record.valid_soft is not None for record in result.history)
+
+
+def test_a_callable_loss() -> None:
+    def huber(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.huber_loss(output, target, reduction="none").mean(1)
+
+    result = tuned("ridge", loss=huber, epochs=3)
+    assert result.report["loss"] == "huber"
+    assert np.isfinite(result.history[-1].train)
+
+
+@pytest.mark.parametrize(
+    ("link", "columns", "labelled", "expected"),
+    [
+        ("softmax", 3, True, ("log", True)),
+        ("sigmoid", 2, True, ("log", True)),
+        ("identity", 2, True, ("log", False)),
+        ("sigmoid", 1, False, ("log", True)),
+        ("exp", 1, False, ("poisson", True)),
+        ("identity", 1, False, ("squared", False)),
+    ],
+)
+def test_loss_from_the_graph(
+    link: str, columns: int, labelled: bool, expected: tuple[str, bool]
+) -> None:
+    loss = choose_loss("auto", link, columns, labelled)  # type: ignore[arg-type]
+    assert (loss.name, loss.of_source) == expected
+
+
+def test_losses_equal_their_formulas() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(50, 3, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 3, (50,), generator=generator)
+    rows = torch.arange(50)
+    expected = -torch.softmax(z, 1)[rows, y].log()
+    torch.testing.assert_close(choose_loss("log", "softmax", 3, True).rows(z, y), expected)
+    pair = torch.stack([-z[:, 0], z[:, 0]], 1)
+    kind = y.clamp(max=1)
+    expected = -torch.sigmoid(pair)[rows, kind].log()
+    torch.testing.assert_close(choose_loss("log", "sigmoid", 2, True).rows(pair, kind), expected)
+    p = torch.softmax(z, 1)
+    expected = -((p[rows, y] + 1e-3) / (1 + 3e-3)).log()
+    torch.testing.assert_close(choose_loss("log", "identity", 3, True).rows(p, y), expected)
+    one_hot = torch.nn.functional.one_hot(y, 3).double()
+    s = torch.sigmoid(z)
+    expected = -(one_hot * s.log() + (1 - one_hot) * (1 - s).log()).sum(1)
+    torch.testing.assert_close(choose_loss("log", "sigmoid", 3, True).rows(z, y), expected)
+    count = torch.poisson(torch.full((50, 1), 2.0, dtype=torch.float64), generator=generator)
+    rate, log_rate = z[:, :1].exp(), z[:, :1]
+    deviance = torch.where(count > 0, count * (count / rate).log(), 0 * rate) - count + rate
+    for link, value in (("identity", rate), ("exp", log_rate)):
+        found = choose_loss("poisson", link, 1, False).rows(value, count)  # type: ignore[arg-type]
+        torch.testing.assert_close(found, deviance[:, 0])
+    target = torch.randn(50, 3, generator=generator, dtype=torch.float64)
+    squared = choose_loss("squared", "identity", 3, False).rows(z, target)
+    torch.testing.assert_close(squared, (z - target).square().mean(1))
+    absolute = choose_loss("absolute", "identity", 3, False).rows(z, target)
+    torch.testing.assert_close(absolute, (z - target).abs().mean(1))
+    assert set(LOSSES) == {"log", "squared", "absolute", "poisson"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"routing": "round"}, "Routing 'round'"),
+        ({"loss": "guess"}, "Loss 'guess'"),
+        ({"loss": "log"}, "log loss needs class probabilities"),
+        ({"valid": 0.0}, "valid"),
+        ({"valid": 1.5}, "valid"),
+        ({"epochs": 0}, "epochs"),
+        ({"patience": 0}, "patience"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"lr": -1.0}, "lr"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"device": "abacus"}, "device 'abacus'"),
+        ({"output": "nothing"}, "'nothing' is no float output"),
+        ({"freeze": ["none"]}, "'none' matches no learned tensor"),
+    ],
+)
+def test_wrong_arguments_are_named(options: dict[str, object], message: str) -> None:
+    (X, y), _, _ = data_of("ridge")
+    with pytest.raises(ArgumentError, match=message):
+        tune(exported("ridge"), X, y, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda y: np.where(np.arange(len(y)) == 3, np.nan, y), "NaN|missing|finite"),
+        (lambda y: np.stack([y, y], 1), "2 columns"),
+        (lambda y: y[:-1], "rows"),
+        (lambda y: np.full(len(y), "word", object), "word|number"),
+    ],
+)
+def test_wrong_targets_are_named(change: object, message: str) -> None:
+    (X, y), _, _ = data_of("ridge")
+    with pytest.raises(DataError, match=message):
+        tune(exported("ridge"), X, change(y))  # type: ignore[operator]
+
+
+def test_negative_counts_are_refused() -> None:
+    (X, y), _, _ = data_of("poisson")
+    with pytest.raises(DataError, match="negative"):
+        tune(exported("poisson"), X, y - 10)
+
+
+def test_several_outputs_need_a_choice() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 1]>
+        g (float[N, 2] x) => (float[N, 1] first, float[N, 1] second) {
+            first = ai.onnx.ml.LinearRegressor <coefficients = [1.0, 2.0]> (x)
+            second = ai.onnx.ml.LinearRegressor <coefficients = [3.0, 4.0]> (x)
+        }"""
+    )
+    X = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32)
+    y = X @ [3.0, 3.0]
+    with pytest.raises(ArgumentError, match="'first', 'second'.*output="):
+        tune(model, X, y)
+    result = tune(model, X, y, output="second", lr=0.05)
+    assert list(result.report["changed"]) == ["second/coefficients"]
+
+
+def test_a_loss_that_is_no_number_stops() -> None:
+    (X, y), _, _ = data_of("poisson")
+    with pytest.raises(OnnxTuneError, match="lower lr"):
+        tune(exported("poisson"), X, y, lr=1e6)
+
+
+def test_too_few_rows() -> None:
+    (X, y), _, _ = data_of("ridge")
+    with pytest.raises(DataError, match="too few"):
+        tune(exported("ridge"), X[:5], y[:5])
+
+
+def test_every_class_is_split_alike() -> None:
+    from onnxtune.tuning import _split
+
+    target = np.array([0] * 100 + [1] * 20 + [2] * 10)
+    kept, held = _split(target, True, 0.2, np.random.default_rng(0))
+    assert sorted([*kept, *held]) == list(range(130))
+    assert np.bincount(target[held]).tolist() == [20, 4, 2]
