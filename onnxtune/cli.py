@@ -51,6 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _complain(str(error))
         return 2
+    except MemoryError as error:
+        if options.debug:
+            raise
+        _complain(f"out of memory ({str(error).rstrip('.')}); give fewer rows.")
+        return 1
     except Exception as error:
         if options.debug:
             raise
@@ -239,7 +244,7 @@ def _valid(text: str, target: str) -> float | tuple[str, str]:
     try:
         return float(text)
     except ValueError:
-        if not Path(text).exists():
+        if not os.path.exists(text):
             raise ArgumentError(
                 f"--valid {text}: is neither a share of the rows nor a file that exists."
             ) from None

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from onnxtune.differentiability import gradient_paths
 from onnxtune.errors import ArgumentError, OnnxTuneError, UnsupportedError
@@ -69,10 +69,13 @@ def partition(prepared: Prepared, outputs: Sequence[str] | None = None) -> Parti
     graph = _Graph(prepared)
     floats = float_outputs(prepared)
     if not floats:
-        names = ", ".join(f"'{output.name}'" for output in prepared.proto.graph.output)
+        kinds = [prepared.type_of(output.name) for output in prepared.proto.graph.output]
+        names = ", ".join(f"'{kind.name}'" for kind in kinds)
+        labels = all(kind.kind.startswith("tensor(") for kind in kinds)
+        what = "are labels only, and a label has" if labels else "hold no float tensor, and so have"
         raise UnsupportedError(
-            f"{prepared.source.origin}: its outputs ({names}) are labels only, and a label has no "
-            "gradient; export it again with its scores or probabilities."
+            f"{prepared.source.origin}: its outputs ({names}) {what} no gradient; export it again "
+            "with its scores or probabilities as a tensor."
         )
     learned = graph.learned(floats.values())
     chosen = _choose(prepared, graph, floats, outputs, learned)
@@ -315,10 +318,7 @@ class _Graph:
             info = declared.get(name) or value_info(self.prepared.type_of(name))
             model.graph.input.append(info)
         for name in outputs:
-            kind = self.prepared.type_of(name)
-            known = kind.kind.startswith("tensor(")
-            info = value_info(kind) if known else helper.make_empty_tensor_value_info(name)
-            model.graph.output.append(info)
+            model.graph.output.append(value_info(self.prepared.type_of(name)))
         named = {*inputs, *outputs}
         made = {out for node in nodes for out in node.output}
         model.graph.value_info.extend(

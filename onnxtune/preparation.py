@@ -151,7 +151,9 @@ def _annotate(proto: onnx.ModelProto, types: dict[str, ValueType]) -> None:
 
 
 def value_info(value: ValueType) -> onnx.ValueInfoProto:
-    """A tensor's type as ONNX writes it."""
+    """A value's type as ONNX writes it; only its name where it is unknown or no tensor."""
+    if not value.kind.startswith("tensor("):
+        return helper.make_empty_tensor_value_info(value.name)
     word = value.kind.removeprefix("tensor(").removesuffix(")")
     element = onnx.TensorProto.DataType.Value(_ELEMENT_TYPES.get(word, word.upper()))
     return helper.make_tensor_value_info(value.name, element, value.shape)
@@ -183,11 +185,15 @@ def _to_opset(proto: onnx.ModelProto) -> onnx.ModelProto:
     converted = _converted(proto)
     if converted is not None:
         return converted
-    nodes = [node for node in proto.graph.node if node.domain == ""]
-    if all(_UNCHANGED_SINCE.get(node.op_type, current + 1) <= current for node in nodes):
+    if all(means_the_same(node, current) for node in proto.graph.node):
         set_opset(proto, "", OPSET)
         return proto
     return proto
+
+
+def means_the_same(node: onnx.NodeProto, opset: int) -> bool:
+    """Whether a node means at opset 17 what it means at this one."""
+    return node.domain != "" or _UNCHANGED_SINCE.get(node.op_type, opset + 1) <= opset
 
 
 def _converted(proto: onnx.ModelProto) -> onnx.ModelProto | None:

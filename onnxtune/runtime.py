@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,7 +107,7 @@ def session(
             f"Provider '{provider}' is not in this onnxruntime "
             f"(it has {', '.join(available_providers())})."
         )
-    if provider == "cuda":
+    if provider in ("cuda", "tensorrt"):
         _load_cuda_libraries()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -116,18 +119,49 @@ def session(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     content = model if isinstance(model, bytes) else model.SerializeToString()
     try:
-        created = onnxruntime.InferenceSession(
-            content, options, providers=[wanted], enable_fallback=0
-        )
+        with _quiet(provider):
+            created = onnxruntime.InferenceSession(
+                content, options, providers=[wanted], enable_fallback=0
+            )
     except Exception as error:  # onnxruntime's exceptions share no public base class
+        if provider != "cpu" and type(error) is RuntimeError:  # what it has against a model is not
+            raise _not_started(provider) from error
         place = f"{origin}: " if origin else ""
         raise ModelError(f"{place}onnxruntime refuses the model: {one_line(error)}") from error
     if wanted not in created.get_providers():
-        raise ProviderError(
-            f"Provider '{provider}' is built in, but could not start on this machine "
-            "(no device, or its libraries were not found)."
-        )
+        raise _not_started(provider)
     return created
+
+
+@contextlib.contextmanager
+def _quiet(provider: str) -> Iterator[None]:
+    """Keep what onnxruntime says of a provider that does not start from stderr."""
+    import onnxruntime
+
+    if provider != "cpu":
+        onnxruntime.set_default_logger_severity(4)
+    try:
+        yield
+    finally:
+        if provider != "cpu":
+            onnxruntime.set_default_logger_severity(2)  # as it is without a word from anyone
+
+
+def _not_started(provider: str) -> ProviderError:
+    """onnxruntime gives no reason; the library that it tried to load tells what it misses."""
+    import onnxruntime
+
+    reason = "there is no device for it, or no driver"
+    name = f"libonnxruntime_providers_{provider}.so"
+    try:
+        ctypes.CDLL(str(Path(onnxruntime.__file__).parent / "capi" / name))
+    except OSError as error:
+        missing = re.match(r"(\S+): cannot open shared object file", str(error))
+        if missing and not missing[1].endswith(name):
+            reason = f"{missing[1]} was not found"
+    return ProviderError(
+        f"Provider '{provider}' is built in, but could not start on this machine: {reason}."
+    )
 
 
 def _load_cuda_libraries() -> None:

@@ -7,22 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 
 from onnxtune.calibration import node_spreads
 from onnxtune.conversion import check_temperature, rewrite_model
 from onnxtune.data import load as load_data
-from onnxtune.errors import ArgumentError, UnsupportedError
+from onnxtune.errors import ArgumentError
 from onnxtune.links import Source, find_source
 from onnxtune.model import ModelLike, load
-from onnxtune.onnx2torch_bridge import onnx2torch_convert
 from onnxtune.partition import Partition, node_tensors, partition, tensor_value
-from onnxtune.preparation import OPSET, Prepared, opset_of, prepare, set_opset
+from onnxtune.preparation import Prepared, prepare
 from onnxtune.runtime import input_types, run, session
-from onnxtune.torch_ops import CONVERTERS
-from rewrites.core.builder import PRIVATE_DOMAIN
+from onnxtune.torch_graph import CoreGraph, to_fx
 from rewrites.core.graph_pass import Plan
 from rewrites.core.linear import weight_unit
 from rewrites.core.rewrite import Array, Routing
@@ -195,7 +192,7 @@ class OnnxModule(nn.Module):
         Returns:
             ONNX value name -> tensor, for the outputs and the values in front of their links.
         """
-        graph = cast(_Graph, self._graphs[self._routing])
+        graph = cast(CoreGraph, self._graphs[self._routing])
         slopes = [getattr(graph, name) / self._temperature for name in graph.slope_names]
         found = graph(*inputs, *(tensors[name] for name in self._escaped), *slopes)
         return dict(zip(graph.value_names, found, strict=True))
@@ -234,14 +231,16 @@ class OnnxModule(nn.Module):
             if tensor.group in ("thresholds", "leaves")
         }
         # Elsewhere "hard" is the kernels' arithmetic, which may lack a gradient.
-        routings = {name: routing if name in trees else "soft" for name in self.cut.roles}
-        plan = Plan(cast(dict[str, Routing], routings), 1.0, self.spreads)
+        routings: dict[str, Routing] = {
+            name: routing if name in trees else "soft" for name in self.cut.roles
+        }
+        plan = Plan(routings, 1.0, self.spreads)
         proto, _ = rewrite_model(self.cut.core, plan)
         links = {name: find_source(proto.graph, v) for name, v in self.cut.outputs.items()}
         self._links[routing] = links
         sources = [source.value for source in links.values()]
         values = list(dict.fromkeys([*self.cut.outputs.values(), *sources]))
-        graph = _to_fx(proto, self.input_names, tuple(self._escaped), values)
+        graph = to_fx(proto, self.input_names, tuple(self._escaped), values)
         return graph.to(next(iter(self._values.values())).device)
 
 
@@ -291,92 +290,6 @@ def matching(pattern: str, names: Sequence[str] | Mapping[str, Any]) -> list[str
     if not found:
         raise ArgumentError(f"'{pattern}' matches no learned tensor; there are {', '.join(names)}.")
     return found
-
-
-class _Graph(nn.Module):
-    """onnx2torch's graph with its promoted constants, and what its values are called."""
-
-    def __init__(
-        self, graph: torch.fx.GraphModule, slopes: Mapping[str, Tensor], values: Sequence[str]
-    ) -> None:
-        super().__init__()
-        self.graph = graph
-        self.value_names = tuple(values)
-        self.slope_names = tuple(f"slope_{number}" for number in range(len(slopes)))
-        for name, slope in zip(self.slope_names, slopes.values(), strict=True):
-            self.register_buffer(name, slope)
-
-    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-        found = self.graph(*values)
-        return (found,) if isinstance(found, Tensor) else tuple(found)
-
-
-def _to_fx(
-    proto: onnx.ModelProto, inputs: Sequence[str], tensors: Sequence[str], values: Sequence[str]
-) -> _Graph:
-    """Convert a rewritten core, its learned tensors and slopes passed in as inputs.
-
-    onnx2torch turns initializers into anonymous buffers and folds some away; as graph inputs they
-    keep their identity, and a tensor that is used twice stays one.
-    """
-    held = {tensor.name: tensor for tensor in proto.graph.initializer}
-    slopes = {
-        name: torch.from_numpy(np.array(onnx.numpy_helper.to_array(tensor)))
-        for name, tensor in held.items()
-        if name.endswith("/inverse_temperature")
-    }
-    promoted = [*tensors, *slopes]
-    core = onnx.ModelProto(ir_version=proto.ir_version)
-    core.opset_import.extend(proto.opset_import)
-    set_opset(core, PRIVATE_DOMAIN, 1)
-    if opset_of(core) is None:
-        set_opset(core, "", OPSET)
-    graph = core.graph
-    graph.name = "core"
-    graph.node.extend(proto.graph.node)
-    graph.initializer.extend(t for name, t in held.items() if name not in promoted)
-    typed = {value.name: value for value in proto.graph.input}
-    for name in (*inputs, *promoted):
-        if name in typed:
-            graph.input.append(typed[name])
-        elif name in held:
-            tensor = held[name]
-            info = onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
-            graph.input.append(info)
-        else:  # a tensor that this routing does not read, such as thresholds of no inner node
-            graph.input.append(onnx.helper.make_tensor_value_info(name, 1, None))
-    for number, value in enumerate(values):
-        output = f"onnxtune_output_{number}"
-        graph.node.add(op_type="Identity", input=[value], output=[output])
-        graph.output.append(onnx.helper.make_empty_tensor_value_info(output))
-    for number, node in enumerate(graph.node):
-        _check_convertible(node, core)
-        if node.op_type in CONVERTERS:
-            node.domain = PRIVATE_DOMAIN
-        node.name = f"n{number}"
-    converted = onnx2torch_convert()(core)
-    for module in converted.modules():
-        # Constants of the graph belong to the code, not to the state.
-        module._non_persistent_buffers_set.update(module._buffers)
-    whole = _Graph(converted, slopes, values)
-    whole._non_persistent_buffers_set.update(whole._buffers)
-    return whole
-
-
-def _check_convertible(node: onnx.NodeProto, core: onnx.ModelProto) -> None:
-    onnx2torch_convert()
-    from onnx2torch.node_converters.registry import get_converter
-
-    if node.op_type in CONVERTERS and node.domain in ("", PRIVATE_DOMAIN):
-        return
-    try:
-        get_converter(node.op_type, opset_of(core, node.domain) or 1, node.domain)
-    except NotImplementedError:
-        kind = "has no rewrite" if node.domain else "has no torch form"
-        raise UnsupportedError(
-            f"{node.op_type} '{node.name}' stands between the learned tensors and the output, "
-            f"and {kind}. `onnxtune inspect` lists every such node."
-        ) from None
 
 
 def _to_onnx_names(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

@@ -8,6 +8,7 @@ no data-dependent control flow.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -112,8 +113,16 @@ def _gather(node: Node) -> tuple[Operation, list[int]]:
     if index.ndim == 0:
         place = int(index)
         return Operation(lambda data: data.select(axis, place)), [0]
+    if (index < 0).any():
+
+        def from_the_end(at: Tensor, data: Tensor) -> Tensor:
+            flat = data.index_select(axis, (at % data.shape[axis]).reshape(-1))
+            start = axis % data.dim()
+            return flat.reshape(*data.shape[:start], *at.shape, *data.shape[start + 1 :])
+
+        return Operation(from_the_end, index.astype(np.int64)), [0]
     if index.ndim == 1:
-        return Operation(lambda at, data: data.index_select(axis, at), _positive(index)), [0]
+        return Operation(lambda at, data: data.index_select(axis, at), index.astype(np.int64)), [0]
     shape = index.shape
 
     def spread_out(at: Tensor, data: Tensor) -> Tensor:
@@ -121,13 +130,7 @@ def _gather(node: Node) -> tuple[Operation, list[int]]:
         flat = data.index_select(axis, at)
         return flat.reshape(*data.shape[:start], *shape, *data.shape[start + 1 :])
 
-    return Operation(spread_out, _positive(index.ravel())), [0]
-
-
-def _positive(index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    if (index < 0).any():
-        raise UnsupportedError("Gather: negative indices have no torch form.")
-    return index.astype(np.int64)
+    return Operation(spread_out, index.ravel().astype(np.int64)), [0]
 
 
 def _gather_elements(node: Node) -> tuple[Operation, list[int]]:
@@ -175,9 +178,7 @@ def _flatten(node: Node) -> tuple[Operation, list[int]]:
     axis = int(node.attributes.get("axis", 1))
 
     def flatten(data: Tensor) -> Tensor:
-        rows = int(np.prod(data.shape[:axis])) if axis != 1 else data.shape[0]
-        columns = int(np.prod(data.shape[axis:]))
-        return data.reshape(rows, columns)
+        return data.reshape(math.prod(data.shape[:axis]), math.prod(data.shape[axis:]))
 
     return Operation(flatten), [0]
 
@@ -229,11 +230,11 @@ def _reduce(function: Callable[[Tensor, list[int], bool], Tensor]) -> Any:
     def convert(node: Node) -> tuple[Operation, list[int]]:
         axes = node.integers(1, "axes")
         keep = bool(node.attributes.get("keepdims", 1))
-        if axes is None and node.attributes.get("noop_with_empty_axes", 0):
+        if not axes and node.attributes.get("noop_with_empty_axes", 0):
             return Operation(lambda data: data), [0]
 
         def reduce(data: Tensor) -> Tensor:
-            return function(data, axes if axes is not None else list(range(data.dim())), keep)
+            return function(data, axes or list(range(data.dim())), keep)
 
         return Operation(reduce), [0]
 
@@ -245,9 +246,11 @@ def _clip(node: Node) -> tuple[Operation, list[int]]:
     if (node.has(1) and low is None) or (node.has(2) and high is None):
         raise UnsupportedError(f"Clip '{node.name}': its bounds must be constants.")
     bounds = [
-        node.attributes.get(word) if held is None else float(held)
+        node.attributes.get(word) if held is None else held.item()
         for word, held in (("min", low), ("max", high))
     ]
+    if bounds == [None, None]:
+        return Operation(lambda data: data), [0]
     return Operation(lambda data: data.clamp(bounds[0], bounds[1])), [0]
 
 
@@ -293,6 +296,18 @@ def _compare(function: Function) -> Any:
     return lambda node: (Operation(function), [0, 1])
 
 
+def _batch_normalization(node: Node) -> tuple[Operation, list[int]]:
+    """In inference mode; onnxruntime keeps the running figures as they are."""
+    epsilon = float(node.attributes.get("epsilon", 1e-5))
+
+    def normalise(data: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        along = [1, -1] + [1] * (data.dim() - 2)
+        slope = (scale / (var + epsilon).sqrt()).reshape(along)
+        return (data - mean.reshape(along)) * slope + bias.reshape(along)
+
+    return Operation(normalise), [0, 1, 2, 3, 4]
+
+
 def _constant_of_shape(node: Node) -> tuple[Operation, list[int]]:
     held = node.attributes.get("value")
     fill = torch.zeros(1) if held is None else held.to_torch()
@@ -304,12 +319,13 @@ def _constant_of_shape(node: Node) -> tuple[Operation, list[int]]:
 
 
 _REDUCTIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
-    "ReduceSum": lambda data, axes, keep: data.sum(axes, keep),
+    "ReduceSum": lambda data, axes, keep: data.sum(axes, keep, dtype=data.dtype),
     "ReduceMean": lambda data, axes, keep: data.mean(axes, keep),
     "ReduceMax": lambda data, axes, keep: data.amax(axes, keep),
     "ReduceMin": lambda data, axes, keep: data.amin(axes, keep),
     "ReduceL1": lambda data, axes, keep: data.abs().sum(axes, keep),
-    "ReduceL2": lambda data, axes, keep: data.square().sum(axes, keep).sqrt(),
+    # Unlike a root of squares, it has a finite gradient at 0.
+    "ReduceL2": lambda data, axes, keep: torch.linalg.vector_norm(data, 2, axes, keep),
     "ReduceSumSquare": lambda data, axes, keep: data.square().sum(axes, keep),
     "ReduceLogSum": lambda data, axes, keep: data.sum(axes, keep).log(),
     "ReduceLogSumExp": lambda data, axes, keep: data.logsumexp(axes, keep),
@@ -317,6 +333,7 @@ _REDUCTIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
 
 CONVERTERS: dict[str, Callable[[Node], tuple[Operation, list[int]]]] = {
     "StraightThroughGate": _straight_through,
+    "BatchNormalization": _batch_normalization,
     "Cast": _cast,
     "Clip": _clip,
     "Concat": _concat,

@@ -57,9 +57,9 @@ def _refuse_unclear(node: ir.Node, ensemble: Ensemble, kind: Kind, labels: int) 
             f"{describe(node)}: {len(ensemble.base_values)} base values with {labels} classes "
             f"and votes for {len(ensemble.columns)} of them have no rewrite."
         )
-    if kind == "pair" and not _always_voted(ensemble).all():
+    if kind in ("first", "second", "pair") and not ensemble.always_voted.all():
         raise UnsupportedError(
-            f"{describe(node)}: rows that reach votes for one of two classes only have no rewrite."
+            f"{describe(node)}: rows that may reach no vote for one of two classes have no rewrite."
         )
     if _often_silent(ensemble, kind) and (ensemble.values < 0).any():
         raise UnsupportedError(
@@ -74,27 +74,7 @@ def _often_silent(ensemble: Ensemble, kind: Kind) -> bool:
     The kernel's label ignores such a class; with no negative vote that makes no difference.
     """
     plain = kind == "many" and not len(ensemble.base_values)
-    return plain and not _always_voted(ensemble).all()
-
-
-def _always_voted(ensemble: Ensemble) -> Array:
-    """[K] bool: whether some tree has a vote for the class in each of its leaves."""
-    tree_of_leaf = _trees_of_leaves(ensemble)
-    votes = ensemble.entries >= 0
-    counts = np.zeros((ensemble.roots, votes.shape[1]), np.int64)
-    np.add.at(counts, tree_of_leaf, votes)
-    sizes = np.bincount(tree_of_leaf, minlength=ensemble.roots)
-    return np.asarray((counts == sizes[:, None]).any(axis=0))
-
-
-def _trees_of_leaves(ensemble: Ensemble) -> Array:
-    """[L] the tree of each leaf."""
-    found = []
-    tree = np.arange(ensemble.roots)
-    for level in ensemble.levels:
-        found.append(tree[level.leaves])
-        tree = np.tile(tree[level.inner], 2)
-    return np.concatenate(found)
+    return plain and not ensemble.always_voted.all()
 
 
 def _constraint(ensemble: Ensemble, kind: Kind, link: str) -> Constraint | None:
@@ -104,7 +84,7 @@ def _constraint(ensemble: Ensemble, kind: Kind, link: str) -> Constraint | None:
         return None
     if len(ensemble.base_values) and ensemble.base_values.any():
         return None
-    tree = _trees_of_leaves(ensemble)
+    tree = ensemble.tree_of_leaf
     if kind == "first":
         # The votes of one class alone: each tree's share of the forest bounds them.
         share = 1.0 / ensemble.roots

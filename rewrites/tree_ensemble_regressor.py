@@ -27,6 +27,12 @@ def _read(node: ir.Node) -> Ensemble:
             f"{describe(node)}: {len(ensemble.base_values)} base values for {targets} targets "
             "have no rewrite."
         )
+    # The kernel leaves the base value out where a row reaches nothing for one of many targets.
+    if targets > 1 and len(ensemble.base_values) and not ensemble.always_voted.all():
+        raise UnsupportedError(
+            f"{describe(node)}: base values with rows that may reach no leaf of a target "
+            "have no rewrite."
+        )
     return ensemble
 
 

@@ -66,6 +66,26 @@ class Ensemble:
         return len(self.levels) - 1
 
     @property
+    def tree_of_leaf(self) -> Array:
+        """[L] the tree of each leaf."""
+        found = []
+        tree = np.arange(self.roots)
+        for level in self.levels:
+            found.append(tree[level.leaves])
+            tree = np.tile(tree[level.inner], 2)
+        return np.concatenate(found)
+
+    @property
+    def always_voted(self) -> Array:
+        """[K] bool: whether some tree has an entry for the column in each of its leaves."""
+        tree = self.tree_of_leaf
+        votes = self.entries >= 0
+        counts = np.zeros((self.roots, votes.shape[1]), np.int64)
+        np.add.at(counts, tree, votes)
+        sizes = np.bincount(tree, minlength=self.roots)
+        return np.asarray((counts == sizes[:, None]).any(axis=0))
+
+    @property
     def movable(self) -> Array:
         """[I] bool: finite thresholds; BRANCH_LT inf has become the largest number."""
         return np.asarray(np.abs(self.thresholds) < np.finfo(self.thresholds.dtype).max)
@@ -183,20 +203,23 @@ def _levels(
     roots: Array, children: Array, leaf: Array, where: str
 ) -> tuple[tuple[Level, ...], Array, Array]:
     """Walk all trees at once, a level at a time: linear in nodes."""
+    shared = (
+        f"{where}: a node has several parents (or is its own ancestor); only trees have a rewrite."
+    )
     levels, inner, leaves = [], [], []
     frontier, seen = roots, 0
     while len(frontier):
         seen += len(frontier)
         if seen > len(leaf):
-            raise UnsupportedError(
-                f"{where}: a node has several parents (or is its own ancestor); "
-                "only trees have a rewrite."
-            )
+            raise UnsupportedError(shared)
         ends = leaf[frontier]
         levels.append(Level(np.flatnonzero(~ends), np.flatnonzero(ends)))
         inner.append(frontier[~ends])
         leaves.append(frontier[ends])
         frontier = children[frontier[~ends]].T.ravel()
+    found = np.concatenate([*inner, *leaves])
+    if len(np.unique(found)) < len(found):
+        raise UnsupportedError(shared)
     return tuple(levels), np.concatenate(inner), np.concatenate(leaves)
 
 
