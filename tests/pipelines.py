@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from skl2onnx import to_onnx
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_iris, make_friedman1
 from sklearn.decomposition import PCA
@@ -20,7 +21,6 @@ from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from skl2onnx import to_onnx
 
 Rows = tuple[Any, np.ndarray]
 

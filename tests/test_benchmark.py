@@ -14,7 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 from onnx import TensorProto, helper, parser
 
-from onnxtune import benchmark, output, runtime
+from onnxtune import bench_report, benchmark, output, runtime
 from onnxtune.benchmark import BenchReport, Timing, bench
 from onnxtune.errors import ArgumentError, DataError, ModelError, ProviderError
 
@@ -366,7 +366,7 @@ def test_plot_is_written_whole(tmp_path: Path, name: str, start: bytes) -> None:
 
 def test_plot_names_every_line_whatever_its_letters() -> None:
     figure = Figure()
-    benchmark._draw(figure, REPORT.rows)
+    bench_report._draw(figure, REPORT.rows)
     texts = [text.get_text().strip() for text in figure.axes[0].get_legend().get_texts()]
     assert texts == ["a, cpu", r"_b\$, cpu"]
 

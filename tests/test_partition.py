@@ -157,7 +157,7 @@ def test_several_outputs_and_a_shared_initializer() -> None:
     only = cut(model, ["a"])
     assert only.tensors == ("w",)
     assert set(only.learned) == {"w", "v"}
-    with pytest.raises(ArgumentError, match="'missing' is no float output.*'a', 'b', 'c'"):
+    with pytest.raises(ArgumentError, match=r"'missing' is no float output.*'a', 'b', 'c'"):
         cut(model, ["missing"])
     with pytest.raises(UnsupportedError, match="nothing to tune"):
         cut(model, ["c"])

@@ -285,5 +285,5 @@ def test_an_operator_without_a_torch_form_is_named() -> None:
         }"""
     )
     model.graph.initializer.append(numpy_helper.from_array(np.ones(2, np.float32), "w"))
-    with pytest.raises(UnsupportedError, match="ThresholdedRelu 'hard'.*has no torch form"):
+    with pytest.raises(UnsupportedError, match=r"ThresholdedRelu 'hard'.*has no torch form"):
         to_torch(model)

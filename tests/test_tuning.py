@@ -183,8 +183,8 @@ def test_strings_go_through_the_prefix_once() -> None:
 
 def test_target_by_name_and_labels_as_strings() -> None:
     import pandas as pd
-    from sklearn.linear_model import LogisticRegression
     from skl2onnx import to_onnx
+    from sklearn.linear_model import LogisticRegression
 
     (X, y), _, _ = data_of("logistic")
     words = np.array(["bad", "good"])[y]
@@ -345,7 +345,7 @@ def test_several_outputs_need_a_choice() -> None:
     )
     X = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32)
     y = X @ [3.0, 3.0]
-    with pytest.raises(ArgumentError, match="'first', 'second'.*output="):
+    with pytest.raises(ArgumentError, match=r"'first', 'second'.*output="):
         tune(model, X, y)
     result = tune(model, X, y, output="second", lr=0.05)
     assert list(result.report["changed"]) == ["second/coefficients"]
