@@ -40,9 +40,7 @@ def models() -> dict[str, Any]:
     """Fitted pipelines of several shapes."""
     return {
         "boosting, 100 x depth 4": GradientBoostingRegressor(max_depth=4, random_state=0),
-        "forest, 100 x depth 8": RandomForestRegressor(
-            100, max_depth=8, random_state=0, n_jobs=-1
-        ),
+        "forest, 100 x depth 8": RandomForestRegressor(100, max_depth=8, random_state=0, n_jobs=-1),
         "scaler, PCA, forest of 50": make_pipeline(
             StandardScaler(),
             PCA(10),

@@ -18,9 +18,10 @@ from onnxtune.benchmark import bench
 from onnxtune.conversion import FORMS, convert
 from onnxtune.errors import ArgumentError
 from onnxtune.estimators import to_onnx
+from onnxtune.export import SAVED_FORMS
 from onnxtune.inspection import inspect
 from onnxtune.model import write
-from onnxtune.result import SAVED_FORMS, TuneResult
+from onnxtune.result import TuneResult
 from onnxtune.tuning import tune
 from onnxtune.verification import verify
 
@@ -73,7 +74,7 @@ class DemoReport:
                 row.metric,
                 row.before,
                 row.after,
-                f"{100 * (row.after / row.before - 1):+.1f}%",
+                f"{100 * (row.after / row.before - 1):+.1f}%" if row.before else "-",
                 output.number(row.z),
                 _outcome(row),
             ]
@@ -130,7 +131,8 @@ def demonstrate(folder: str, say: Callable[[str], None]) -> DemoReport:
     for number, task in enumerate((_cancer(), _hours()), 1):
         say(f"[{number}/2] {task.name}: train, export, inspect, convert, tune, verify, time")
         rows.extend(_run(task, place, say))
-    files = tuple(sorted(path.name for path in place.iterdir() if path.is_file()))
+    names = {row.model for row in rows}
+    files = tuple(sorted(p.name for p in place.iterdir() if p.name.split(".")[0] in names))
     return DemoReport(tuple(rows), folder, files, time.perf_counter() - started)
 
 

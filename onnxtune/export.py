@@ -4,28 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from onnxtune.conversion import from_ir, to_ir
-from onnxtune.model import Model
-from onnxtune.partition import ir_node
+from onnxtune.conversion import from_ir, rewritten, to_ir
+from onnxtune.errors import ArgumentError
+from onnxtune.model import Model, load
+from onnxtune.partition import ir_node, partition
 from onnxtune.preparation import (
     OLDEST_OPSET,
     OPSET,
     Prepared,
     constant_tensor,
     opset_of,
+    prepare,
     set_opset,
 )
 from rewrites.core.builder import Builder
-from rewrites.core.graph_pass import STANDARD_DOMAINS, replace
+from rewrites.core.graph_pass import STANDARD_DOMAINS, Plan, replace
 from rewrites.core.naming import node_names
 from rewrites.core.registry import find
-from rewrites.core.rewrite import Array, Replacement
+from rewrites.core.rewrite import Array, Replacement, Routing
+
+SavedForm = Literal["native", "hard", "soft"]
+SAVED_FORMS: tuple[SavedForm, ...] = ("native", "hard", "soft")
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,10 @@ def _write(
 def _overwrite(node: onnx.NodeProto, name: str, before: Array, after: Array) -> None:
     """Write the numbers of an attribute that differ from the untouched ones."""
     attributes = {attribute.name: attribute for attribute in node.attribute}
+    if name in attributes and attributes[name].type == onnx.AttributeProto.FLOAT:
+        if _differs(np.asarray(before), np.asarray(after)).any():
+            attributes[name].f = float(np.ravel(after)[0])
+        return
     if name in attributes:
         attribute = attributes[name]
         values = np.array(attribute.floats, np.float32)
@@ -158,6 +168,39 @@ def _replace(
         builder = Builder(name, {})
         replace(model.graph, node, builder, replacements[name].build(builder))
     return from_ir(model, wrapped)
+
+
+def written(
+    prepared: Prepared,
+    tensors: Mapping[str, Array],
+    form: SavedForm,
+    temperature: float,
+    spreads: Mapping[str, Array],
+) -> onnx.ModelProto:
+    """A model with tuned tensors, in one of its three forms.
+
+    Hard and soft are made from the native one, so that all three hold the same numbers.
+
+    Raises:
+        ArgumentError: no such form.
+    """
+    if form not in SAVED_FORMS:
+        raise ArgumentError(f"Form '{form}' is none of {', '.join(SAVED_FORMS)}.")
+    tuned = native(prepared, tensors)
+    if form == "native":
+        return tuned.proto
+    again = prepare(load(tuned.proto)) if tuned.changed else prepared
+    routing: dict[str, Routing] = {}
+    if form == "soft":
+        roles = partition(again).roles
+        routing = {name: "soft" for name, role in roles.items() if role == "core"}
+    # A node that stands in for another is called `<node>/...`, and reads what that one read.
+    known = dict(spreads)
+    for node in again.proto.graph.node:
+        stem = node.name.rsplit("/", 1)[0]
+        if node.name not in known and stem in known:
+            known[node.name] = known[stem]
+    return rewritten(again, Plan(routing, temperature, known))
 
 
 def with_metadata(proto: onnx.ModelProto, source: Model, facts: Mapping[str, str]) -> None:

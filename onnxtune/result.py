@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 
 from onnxtune import output
-from onnxtune.conversion import rewritten
-from onnxtune.errors import ArgumentError
-from onnxtune.export import Native, native, with_metadata
+from onnxtune.export import SavedForm, with_metadata, written
 from onnxtune.model import check_output, write
-from onnxtune.partition import partition
-from onnxtune.preparation import Prepared, prepare
+from onnxtune.preparation import Prepared
 from onnxtune.training_loop import Epoch
-from rewrites.core.graph_pass import Plan
 from rewrites.core.rewrite import Array
 
-SavedForm = Literal["native", "hard", "soft"]
 _FORM_NAMES = {"hard": "native, hard", "soft": "soft"}
-SAVED_FORMS: tuple[SavedForm, ...] = ("native", "hard", "soft")
 
 
 @dataclass(frozen=True)
@@ -82,11 +76,8 @@ class TuneResult:
         Raises:
             ArgumentError: no such form.
         """
-        if form not in SAVED_FORMS:
-            raise ArgumentError(f"Form '{form}' is none of {', '.join(SAVED_FORMS)}.")
         tensors = self.soft_tensors if form == "soft" else self.tensors
-        tuned = self._native(tensors)
-        proto = tuned.proto if form == "native" else self._standard(tuned, form)
+        proto = written(self.prepared, tensors, form, self.temperature, self.spreads)
         if tensors:
             with_metadata(proto, self.prepared.source, self.metadata)
         elif form != "native":
@@ -130,22 +121,3 @@ class TuneResult:
             lines.append("Tuning did not help beyond its standard error: the original is kept.")
         lines += [f"'{node}' was replaced: {why}." for node, why in report["replaced"].items()]
         return "\n".join(lines)
-
-    def _native(self, tensors: dict[str, Array]) -> Native:
-        return native(self.prepared, tensors)
-
-    def _standard(self, tuned: Native, form: SavedForm) -> onnx.ModelProto:
-        from onnxtune.model import load
-
-        prepared = prepare(load(tuned.proto)) if tuned.changed else self.prepared
-        routing = {}
-        if form == "soft":
-            roles = partition(prepared).roles
-            routing = {name: "soft" for name, role in roles.items() if role == "core"}
-        # A node that was replaced is called `<node>/...` now, and reads what it read.
-        spreads = dict(self.spreads)
-        for node in prepared.proto.graph.node:
-            stem = node.name.rsplit("/", 1)[0]
-            if node.name not in spreads and stem in spreads:
-                spreads[node.name] = spreads[stem]
-        return rewritten(prepared, Plan(routing, self.temperature, spreads))  # type: ignore[arg-type]

@@ -53,6 +53,8 @@ def sample(model: onnx.ModelProto, rows: int, seed: int = 0) -> dict[str, Array]
                 f"Input '{value.name}' is a {value.kind}; rows are sampled for tensors only. "
                 "Give data."
             )
+    if seed < 0:
+        raise ArgumentError(f"seed is {seed}; give 0 or more.")
     random = np.random.default_rng(seed)
     recipes = _recipes(seen)
     steered = rows // 2 if seen.forests else 0

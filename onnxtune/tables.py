@@ -41,10 +41,10 @@ def read(path: Path, text_columns: TextColumns) -> Any:
         DataError: the file is missing, empty, cut short or of another kind.
         MissingDependencyError: a parquet file without pyarrow.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such file.")
     ending = path.suffix.lower()
     try:
+        if not path.exists():
+            raise DataError(f"{path}: no such file.")
         if path.is_dir() or ending == ".parquet":
             return _read_parquet(path)
         if ending == ".csv":
@@ -72,7 +72,14 @@ def _read_csv(path: Path, text_columns: TextColumns) -> Any:
         with warnings.catch_warnings():
             # Without this, pandas only warns when it drops the surplus fields of long rows.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            names = [str(name) for name in pd.read_csv(path, nrows=0, **options).columns]
+            # As a row, not as a header: pandas would rename the second of two columns alike.
+            head = pd.read_csv(path, header=None, nrows=1, dtype=object, na_filter=False, **options)
+            names = [str(name) for name in head.iloc[0]]
+            again = [name for place, name in enumerate(names) if name and name in names[:place]]
+            if again:
+                raise DataError(
+                    f"{path}: its column '{again[0]}' is there 2 times; rename one of them."
+                )
             text, target = text_columns(names)
             # "NA" and "None" are categories in a column of strings, and may be class labels; only
             # in a column of numbers do they mean that nothing is there.

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from onnxtune.calibration import node_spreads
 from onnxtune.conversion import check_temperature, rewrite_model
 from onnxtune.data import load as load_data
 from onnxtune.errors import ArgumentError
+from onnxtune.export import SavedForm, written
 from onnxtune.links import Source, find_source
 from onnxtune.model import ModelLike, load
 from onnxtune.partition import Partition, node_tensors, partition, tensor_value
@@ -206,8 +208,21 @@ class OnnxModule(nn.Module):
         Raises:
             DataError: the data do not fit the model.
         """
-        feed = load_data(data, input_types(self.prepared.source.proto)).feed
+        inputs = input_types(self.prepared.source.proto)
+        feed = load_data(data, inputs, allow_empty=True).feed
         return cast(dict[str, Tensor], self(*self.to_tensors(self.core_inputs(feed))))
+
+    def model(self, form: SavedForm = "native") -> onnx.ModelProto:
+        """The model with the module's tensors in it, by name.
+
+        Args:
+            form: "native" (the original graph), or "hard" or "soft" (standard operators).
+
+        Raises:
+            ArgumentError: no such form.
+        """
+        values = {name: np.array(t.detach().cpu().numpy()) for name, t in self.tensors().items()}
+        return written(self.prepared, values, form, self._temperature, self.spreads)
 
     def core_inputs(self, feed: Mapping[str, Array]) -> list[Array]:
         """Run the prefix: model inputs -> the arrays that enter the core."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onnxtune.errors import OnnxTuneError
+from onnxtune.errors import ArgumentError, OnnxTuneError
 from onnxtune.losses import Loss
 from onnxtune.output import progress
 from onnxtune.parameters import Parameter
@@ -185,7 +185,14 @@ def row_losses(
             f"the target has shape {tuple(rows.target.shape)}, "
             f"the output '{settings.output}' {tuple(columns.shape)}."
         )
-    return loss.rows(columns, rows.target)
+    found = loss.rows(columns, rows.target)
+    if not isinstance(found, Tensor) or found.shape != (len(rows),):
+        shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ArgumentError(
+            f"the loss '{loss.name}' returned {shape}; it must return one number a row, [N], "
+            f"here [{len(rows)}]."
+        )
+    return found
 
 
 @torch.no_grad()

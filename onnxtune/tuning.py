@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -94,7 +95,7 @@ def tune(
         UnsupportedError: nothing can be tuned; the message names the node in the way.
     """
     started = time.perf_counter()
-    _check_numbers_of(epochs=epochs, patience=patience, batch_size=batch_size, lr=lr)
+    _check_numbers_of(epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, seed=seed)
     if routing not in ROUTINGS:
         raise ArgumentError(f"Routing '{routing}' is none of {', '.join(ROUTINGS)}.")
     width = check_temperature(temperature)
@@ -115,6 +116,11 @@ def tune(
     target = _target(fitted, chosen, labels, columns)
     if held_out is None:
         kept, out = _split(target, chosen.classes, float(valid), rng)  # type: ignore[arg-type]
+        if min(len(kept), len(out)) < 2:
+            raise ArgumentError(
+                f"valid={valid} leaves {len(kept)} rows to train on and {len(out)} to validate on; "
+                "give a share that leaves two or more of each."
+            )
         held_out = Table(take(fitted.feed, out), None, len(out))
         fitted = Table(take(fitted.feed, kept), None, len(kept))
         valid_target, target = target[out], target[kept]
@@ -200,13 +206,13 @@ def tune(
     )
 
 
-def _check_numbers_of(
-    *, epochs: int, patience: int, batch_size: int | None, lr: float | None
-) -> None:
-    for name, value in (("epochs", epochs), ("patience", patience), ("batch_size", batch_size)):
-        if value is not None and (not isinstance(value, int) or value < 1):
+def _check_numbers_of(*, seed: Any, lr: Any, **counts: Any) -> None:
+    for name, value in counts.items():
+        if value is not None and not (isinstance(value, Integral) and int(value) >= 1):
             raise ArgumentError(f"{name} must be a whole number of at least 1, not {value!r}.")
-    if lr is not None and not 0 < lr < float("inf"):
+    if not (isinstance(seed, Integral) and 0 <= int(seed) < 2**63):
+        raise ArgumentError(f"seed must be a whole number from 0, not {seed!r}.")
+    if lr is not None and not (isinstance(lr, Real) and 0 < float(lr) < float("inf")):
         raise ArgumentError(f"lr must be a positive number, not {lr!r}.")
 
 
@@ -215,7 +221,7 @@ def _device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
-        torch.empty(0, device=found)
+        torch.zeros(1, device=found).cpu()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ArgumentError(f"device '{device}' cannot be used: {reason}") from None
@@ -244,7 +250,10 @@ def _tables(
             raise ArgumentError("valid must be a share of the rows, or (X, y).")
         return given, load_data(valid[0], inputs, valid[1], origin="the validation data")
     if isinstance(valid, bool) or not isinstance(valid, int | float) or not 0 < valid < 1:
-        raise ArgumentError(f"valid must be a share between 0 and 1, or (X, y), not {valid!r}.")
+        raise ArgumentError(
+            "valid must be a share between 0 and 1, or (X, y) such as (path, column), "
+            f"not {valid!r}."
+        )
     if given.rows < 10:
         raise DataError(f"{given.rows} rows are too few to train and validate on; give 10 or more.")
     return given, None
@@ -285,7 +294,7 @@ def _split(
     """Row numbers to train on and to validate on; every class is split alike."""
     order = rng.permutation(len(target))
     if not classes:
-        count = max(1, round(share * len(target)))
+        count = round(share * len(target))
         return np.sort(order[count:]), np.sort(order[:count])
     ranked = order[np.argsort(target[order], kind="stable")]
     place = np.arange(len(ranked))

@@ -51,7 +51,10 @@ class Verdict:
     def to_dict(self) -> dict[str, Any]:
         """The same as plain dictionaries, lists, numbers and text."""
         plain = dataclasses.asdict(self)
-        plain["outputs"] = list(plain["outputs"])
+        plain["outputs"] = [
+            fields | {"agrees": output.agrees}
+            for fields, output in zip(plain["outputs"], self.outputs, strict=True)
+        ]
         plain["problems"] = list(plain["problems"])
         plain["metrics"] = None if self.metrics is None else list(plain["metrics"])
         return plain
@@ -133,14 +136,17 @@ def verify(
     """
     if data is None and target is not None:
         raise ArgumentError("A target needs the data that it belongs to; give both.")
-    if rtol < 0 or atol < 0:
+    if not (rtol >= 0 and atol >= 0):
         raise ArgumentError(f"The tolerances are rtol={rtol} and atol={atol}; give 0 or more.")
     if data is None and rows < 1:
         raise ArgumentError(f"rows is {rows}; give 1 or more.")
     first, second = model.load(original, data), model.load(candidate, data)
+    # Both are judged by onnxruntime before anything is read off their graphs.
+    runners = [
+        runtime.session(m.content, threads=threads, origin=m.origin) for m in (first, second)
+    ]
     feed, answers = _feed(first, data, target, rows, seed)
     count = max((len(array) for array in feed.values()), default=0)
-    runners = [runtime.session(m.content, threads=threads) for m in (first, second)]
     given = {value.name for value in runners[1].get_inputs()}
     strange = sorted(given - set(feed))
     if strange:

@@ -81,7 +81,9 @@ def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
     """A machine without these providers, whatever this one has."""
     real = runtime.session
 
-    def session(content: Any, provider: str = "cpu", threads: int | None = None) -> Any:
+    def session(
+        content: Any, provider: str = "cpu", threads: int | None = None, **rest: Any
+    ) -> Any:
         if provider in missing:
             raise ProviderError(f"Provider '{provider}' is not there.")
         return real(content, provider, threads)

@@ -268,6 +268,19 @@ def test_predict_takes_what_the_model_takes() -> None:
         module.predict(table.drop(columns="colour"))
 
 
+@pytest.mark.parametrize("form", ["native", "hard"])
+def test_the_tensors_of_an_own_loop_go_back_by_name(form: str) -> None:
+    (X, _), _, _ = data_of("regression forest")
+    module = to_torch(exported("regression forest"), routing="hard")
+    with torch.no_grad():
+        for tensor in module.tensors().values():
+            tensor.mul_(1.125)
+    expected = outputs(module, {"X": X}).detach()
+    found = run(module.model(form), {"X": X})["variable"]  # type: ignore[arg-type]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert module.predict(X[:0])["variable"].shape == (0, 1)
+
+
 def test_no_rows() -> None:
     (X, _), _, _ = data_of("forest")
     for routing in ("soft", "straight-through", "hard"):

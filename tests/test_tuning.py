@@ -9,9 +9,10 @@ import torch
 from pipelines import data_of, exported, mixed
 
 from onnxtune.errors import ArgumentError, DataError, OnnxTuneError, UnsupportedError
+from onnxtune.export import SAVED_FORMS
 from onnxtune.losses import LOSSES, choose_loss
 from onnxtune.parameters import Parameter
-from onnxtune.result import SAVED_FORMS, TuneResult
+from onnxtune.result import TuneResult
 from onnxtune.runtime import run
 from onnxtune.tuning import tune
 from rewrites.core.rewrite import Constraint
@@ -302,6 +303,9 @@ def test_losses_equal_their_formulas() -> None:
         ({"patience": 0}, "patience"),
         ({"batch_size": 0}, "batch_size"),
         ({"lr": -1.0}, "lr"),
+        ({"lr": "fast"}, "lr"),
+        ({"seed": -1}, "seed"),
+        ({"valid": "rows.csv"}, "path, column"),
         ({"temperature": 0.0}, "temperature"),
         ({"device": "abacus"}, "device 'abacus'"),
         ({"output": "nothing"}, "'nothing' is no float output"),
@@ -355,6 +359,20 @@ def test_a_loss_that_is_no_number_stops() -> None:
     (X, y), _, _ = data_of("poisson")
     with pytest.raises(OnnxTuneError, match="lower lr"):
         tune(exported("poisson"), X, y, lr=1e6)
+
+
+def test_a_loss_must_return_one_number_a_row() -> None:
+    for wrong in (lambda output, target: output.mean(), lambda output, target: 1.0):
+        with pytest.raises(ArgumentError, match="one number a row"):
+            tuned("ridge", loss=wrong)
+
+
+def test_a_share_that_leaves_no_rows() -> None:
+    for name in ("ridge", "logistic"):
+        (X, y), _, _ = data_of(name)
+        for share in (0.0005, 0.9995):
+            with pytest.raises(ArgumentError, match="give a share"):
+                tune(exported(name), X, y, valid=share)
 
 
 def test_too_few_rows() -> None:

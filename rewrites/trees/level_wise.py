@@ -70,7 +70,10 @@ def _gates(builder: Builder, ensemble: Ensemble, x: ir.Value) -> ir.Value:
     """
     dtype = ensemble.thresholds.dtype
     spread = threshold_spreads(ensemble, builder.spread)
-    slope = builder.constant("inverse_temperature", 1.0 / (builder.temperature * spread), dtype)
+    # At a vanishing temperature the steepest slope that the type can hold.
+    steepest = float(np.finfo(dtype).max) / 4
+    slopes = 1.0 / np.maximum(builder.temperature * spread, 1.0 / steepest)
+    slope = builder.constant("inverse_temperature", slopes, dtype)
     if builder.routing == "straight-through":
         source, features = columns.exact(builder, ensemble, x)
         value = _read(builder, source, features)

@@ -1,0 +1,5 @@
+"""Set before torch loads: threads that spin for work would slow each other down."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
