@@ -102,7 +102,9 @@ def _one_against_rest(scores: Tensor, target: Tensor) -> Tensor:
 def _log_of_probabilities(output: Tensor, target: Tensor) -> Tensor:
     """-log((p_y + e) / (1 + K e)), e = `SMALLEST_PROBABILITY`."""
     smallest = SMALLEST_PROBABILITY
-    taken = output.gather(1, target.unsqueeze(1)).squeeze(1).clamp(min=0)
+    taken = output.gather(1, target.unsqueeze(1)).squeeze(1)
+    # A probability of 0 keeps its gradient; clamp's there differs between versions of torch.
+    taken = torch.where(taken >= 0, taken, torch.zeros_like(taken))
     return -((taken + smallest) / (1 + output.shape[1] * smallest)).log()
 
 

@@ -60,7 +60,10 @@ def _moved(initial: Tensor, total: Tensor, delta: Tensor) -> Tensor:
     floor = torch.finfo(initial.dtype).tiny
     logits = (initial / total.clamp(min=floor)).clamp(min=_SMALLEST_SHARE).log()
     change = torch.softmax(logits + delta, -1) - torch.softmax(logits, -1)
-    shifted = (initial + total * change).clamp(min=0)
+    shifted = initial + total * change
+    # Not clamp, whose gradient at 0 differs between versions of torch: an empty class is at 0, and
+    # must be able to leave it.
+    shifted = torch.where(shifted >= 0, shifted, torch.zeros_like(shifted))
     return shifted * (total / shifted.sum(-1, keepdim=True).clamp(min=floor))
 
 

@@ -113,6 +113,13 @@ def test_a_distribution_starts_where_it_was_and_can_leave_zero() -> None:
     assert torch.equal(value[1], initial[1])
 
 
+def test_a_probability_of_zero_has_a_gradient() -> None:
+    output = torch.tensor([[0.0, 1.0]], requires_grad=True)
+    choose_loss("log", "identity", 2, True).rows(output, torch.tensor([0])).sum().backward()
+    assert output.grad is not None
+    assert output.grad[0, 0] < -100
+
+
 def test_a_share_stays_within_its_interval() -> None:
     initial = torch.tensor([0.0, 0.05, 0.1])
     delta = torch.nn.Parameter(torch.tensor([9.0, -9.0, 9.0]))
