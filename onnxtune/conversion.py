@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any, Literal
 
 import onnx
@@ -14,7 +15,15 @@ from onnxtune.calibration import node_spreads
 from onnxtune.errors import ArgumentError
 from onnxtune.model import ModelLike, load
 from onnxtune.partition import partition
-from onnxtune.preparation import IR_VERSION, OPSET, Prepared, opset_of, prepare, set_opset
+from onnxtune.preparation import (
+    IR_VERSION,
+    OLDEST_IR,
+    OPSET,
+    Prepared,
+    opset_of,
+    prepare,
+    set_opset,
+)
 from rewrites.core.graph_pass import Plan, rewrite_graph
 from rewrites.core.rewrite import Tensor
 
@@ -72,9 +81,11 @@ def check_temperature(temperature: float | Literal["auto"]) -> float:
     """
     if temperature == "auto":
         return DEFAULT_TEMPERATURE
-    if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+    given: Any = temperature
+    number = isinstance(given, Real) and not isinstance(given, bool)
+    if not number or not 0 < float(given) < float("inf"):
         raise ArgumentError(f"temperature {temperature!r} is neither 'auto' nor a positive number.")
-    return float(temperature)
+    return float(given)
 
 
 def rewritten(prepared: Prepared, plan: Plan) -> onnx.ModelProto:
@@ -84,7 +95,8 @@ def rewritten(prepared: Prepared, plan: Plan) -> onnx.ModelProto:
     """
     if prepared.obstacle is not None:
         _log.warning("left as it is: %s", prepared.obstacle)
-        return prepared.source.proto
+        copy: onnx.ModelProto = onnx.ModelProto.FromString(prepared.source.content)
+        return copy
     proto, _ = rewrite_model(prepared.proto, plan)
     _tidy(proto)
     return proto
@@ -137,6 +149,7 @@ def _tidy(proto: onnx.ModelProto) -> None:
     ml = opset_of(proto, "ai.onnx.ml") or 0
     if (opset_of(proto) or 0) <= OPSET and ml <= 3 and not proto.functions:
         proto.ir_version = min(proto.ir_version, IR_VERSION)
+    proto.ir_version = max(proto.ir_version, OLDEST_IR)
 
 
 def _all_nodes(proto: onnx.ModelProto) -> Iterable[onnx.NodeProto]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,9 +13,11 @@ from onnx import numpy_helper
 
 from onnxtune.conversion import from_ir, rewritten, to_ir
 from onnxtune.errors import ArgumentError
+from onnxtune.learned import ir_node
 from onnxtune.model import Model, load
-from onnxtune.partition import ir_node, partition
+from onnxtune.partition import partition
 from onnxtune.preparation import (
+    OLDEST_IR,
     OLDEST_OPSET,
     OPSET,
     Prepared,
@@ -82,15 +84,18 @@ def _write(
     held = {tensor.name: tensor for tensor in proto.graph.initializer}
     for node, name in zip(proto.graph.node, node_names(base.graph), strict=True):
         constant = constant_tensor(node)
-        if constant is not None:
-            held.setdefault(node.output[0], constant)
+        if constant is not None and node.output[0] in tensors:
+            # A list of floats becomes a tensor, which can be written to like an initializer.
+            del node.attribute[:]
+            node.attribute.append(onnx.helper.make_attribute("value", constant))
+            held.setdefault(node.output[0], node.attribute[0].t)
         rewrite = find(node.domain, node.op_type)
-        roles = {key[len(name) + 1 :]: key for key in tensors if key.startswith(f"{name}/")}
-        if rewrite is None or not roles:
+        if rewrite is None or not any(key.startswith(f"{name}/") for key in tensors):
             continue
         read = ir_node(prepared, node)
         read.name = name
         before = {role: t.value for role, t in rewrite.tensors(read, None).items()}
+        roles = {role: f"{name}/{role}" for role in before if f"{name}/{role}" in tensors}
         after = {role: np.asarray(tensors[key]) for role, key in roles.items()}
         moved = {role: int(np.sum(value != before[role])) for role, value in after.items()}
         changed |= {roles[role]: count for role, count in moved.items() if count}
@@ -167,7 +172,9 @@ def _replace(
                 value.type = ir.TensorType(ir.DataType.from_numpy(known.dtype))
         builder = Builder(name, {})
         replace(model.graph, node, builder, replacements[name].build(builder))
-    return from_ir(model, wrapped)
+    done = from_ir(model, wrapped)
+    done.ir_version = max(done.ir_version, OLDEST_IR)
+    return done
 
 
 def written(
@@ -176,10 +183,12 @@ def written(
     form: SavedForm,
     temperature: float,
     spreads: Mapping[str, Array],
+    outputs: Sequence[str],
 ) -> onnx.ModelProto:
     """A model with tuned tensors, in one of its three forms.
 
-    Hard and soft are made from the native one, so that all three hold the same numbers.
+    Hard and soft are made from the native one, so that all three hold the same numbers. The soft
+    form is soft on the way to `outputs`, those that were tuned.
 
     Raises:
         ArgumentError: no such form.
@@ -192,7 +201,7 @@ def written(
     again = prepare(load(tuned.proto)) if tuned.changed else prepared
     routing: dict[str, Routing] = {}
     if form == "soft":
-        roles = partition(again).roles
+        roles = partition(again, outputs).roles
         routing = {name: "soft" for name, role in roles.items() if role == "core"}
     # A node that stands in for another is called `<node>/...`, and reads what that one read.
     known = dict(spreads)

@@ -10,15 +10,9 @@ import onnx
 
 from onnxtune import output
 from onnxtune.errors import OnnxTuneError, UnsupportedError
+from onnxtune.learned import is_learned, node_tensors, tensor_value
 from onnxtune.model import ModelLike, load
-from onnxtune.partition import (
-    Partition,
-    Role,
-    is_learned,
-    node_tensors,
-    partition,
-    tensor_value,
-)
+from onnxtune.partition import Partition, Role, partition
 from onnxtune.preparation import Prepared, prepare
 from rewrites.core.graph_pass import STANDARD_DOMAINS
 from rewrites.core.registry import find
@@ -89,16 +83,17 @@ def _shapes(node: NodeReport) -> str:
     )
 
 
-def inspect(model: ModelLike) -> Report:
+def inspect(model: ModelLike, data: Any = None) -> Report:
     """Look into a model.
 
     Args:
         model: a path, bytes, an `onnx.ModelProto` or a fitted estimator.
+        data: rows like those an estimator was fitted on, where it needs them to be exported.
 
     Raises:
         ModelError: the model is unreadable or invalid.
     """
-    prepared = prepare(load(model))
+    prepared = prepare(load(model, data))
     cut: Partition | None = None
     note = None
     try:

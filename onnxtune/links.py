@@ -16,10 +16,14 @@ _PASSING = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast")
 
 @dataclass(frozen=True)
 class Source:
-    """`value` is what the link is applied to; the value itself where the link is the identity."""
+    """`value` is what the link is applied to; the value itself where the link is the identity.
+
+    `mirrored` says that it is two scores of opposite sign, (-z, z).
+    """
 
     link: Link
     value: str
+    mirrored: bool = False
 
 
 def find_source(graph: onnx.GraphProto, value: str) -> Source:
@@ -28,7 +32,8 @@ def find_source(graph: onnx.GraphProto, value: str) -> Source:
     at = value
     while (node := makers.get(at)) is not None:
         if node.op_type in _LINKS and not node.domain:
-            return Source(_LINKS[node.op_type], node.input[0])
+            mirrored = _is_mirrored(makers.get(node.input[0]), makers)
+            return Source(_LINKS[node.op_type], node.input[0], mirrored)
         passing = node.op_type in _PASSING and not node.domain
         if passing or (node.op_type == "Div" and _sums_to_one(node, makers)):
             at = node.input[0]
@@ -37,20 +42,24 @@ def find_source(graph: onnx.GraphProto, value: str) -> Source:
     return Source("identity", value)
 
 
+def _is_mirrored(node: onnx.NodeProto | None, makers: dict[str, onnx.NodeProto]) -> bool:
+    if node is None or node.op_type != "Concat" or len(node.input) != 2:
+        return False
+    first = makers.get(node.input[0])
+    return first is not None and first.op_type == "Neg" and first.input[0] == node.input[1]
+
+
 def _sums_to_one(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> bool:
-    """Whether a Div normalises the rows of a softmax, which changes nothing."""
+    """Whether a Div divides the rows of a softmax by their own sums, which changes nothing."""
     above = makers.get(node.input[0])
     if above is None or above.op_type != "Softmax":
         return False
-    seen, stack = set(), [node.input[1]]
-    while stack:
-        name = stack.pop()
-        if name in seen or name == node.input[0]:
-            continue
-        seen.add(name)
-        maker = makers.get(name)
-        if maker is not None:
-            if maker.op_type not in ("Abs", "ReduceSum", "ReduceL1", "Where", "Equal"):
-                return False
-            stack.extend(maker.input)
-    return True
+    size = makers.get(node.input[1])
+    if size is not None and size.op_type == "Where":
+        # Where(sum == 0, 1, sum)
+        size = makers.get(size.input[2])
+    if size is None or size.op_type not in ("ReduceSum", "ReduceL1"):
+        return False
+    summed = makers.get(size.input[0])
+    whole = summed.input[0] if summed is not None and summed.op_type == "Abs" else size.input[0]
+    return bool(whole == node.input[0])

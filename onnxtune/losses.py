@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onnxtune.errors import ArgumentError
-from onnxtune.links import Link
+from onnxtune.links import Source
 
 LossName = Literal["log", "squared", "absolute", "poisson"]
 LOSSES: tuple[LossName, ...] = ("log", "squared", "absolute", "poisson")
@@ -23,63 +23,95 @@ SMALLEST_PROBABILITY = 1e-3
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 
 
+# What the target of a loss holds: numbers [N, K], class indices [N], or 0 and 1 [N, 1] for the two
+# classes of a single score.
+Target = Literal["numbers", "classes", "binary"]
+
+
 @dataclass(frozen=True)
 class Loss:
     """A loss of one output.
 
     `of_source` says whether `rows` takes the value in front of the link (logits, a log rate) or
-    the output itself. `rows(value [N, K], target)` gives [N]; the target holds class indices
-    (int64) where `classes`, else floats [N, K].
+    the output itself. `rows(value [N, K], target)` gives [N].
     """
 
     name: str
     rows: RowLoss
     of_source: bool
-    classes: bool
+    target: Target
 
 
-def choose_loss(loss: str | RowLoss, link: Link, outputs: int, labelled: bool) -> Loss:
+@dataclass(frozen=True)
+class Output:
+    """What a loss needs to know of an output.
+
+    Attributes:
+        source: its link, and whether it is of two mirrored scores.
+        columns: their number.
+        labels: the number of classes that it scores; 0 for no classifier.
+        distribution: whether its rows are probabilities that sum to 1.
+    """
+
+    source: Source
+    columns: int
+    labels: int = 0
+    distribution: bool = False
+
+
+def choose_loss(loss: str | RowLoss, output: Output) -> Loss:
     """The loss that was asked for, or the one that fits the graph.
 
     Args:
         loss: a name of `LOSSES`, "auto", or a callable (output [N, K], target) -> [N].
-        link: what the output ends with.
-        outputs: its number of columns.
-        labelled: whether the columns are the classes of a classifier.
+        output: what it is a loss of.
 
     Raises:
         ArgumentError: no such loss, or one that does not fit the output.
     """
+    link = output.source.link
+    scored: Target = (
+        "classes"
+        if output.labels == output.columns > 1
+        else "binary"
+        if output.labels == 2 and output.columns == 1
+        else "numbers"
+    )
     if callable(loss):
-        return Loss(getattr(loss, "__name__", "custom"), loss, False, labelled)
+        return Loss(getattr(loss, "__name__", "custom"), loss, False, scored)
     if loss == "auto":
-        loss = "log" if labelled or link == "sigmoid" else "poisson" if link == "exp" else "squared"
+        logarithmic = scored != "numbers" or link == "sigmoid"
+        loss = "log" if logarithmic else "poisson" if link == "exp" else "squared"
     if loss == "log":
-        return _log(link, outputs, labelled)
+        return _log(output, scored)
     if loss == "poisson":
         if link == "exp":
-            return Loss("poisson", _poisson_of_log_rate, True, False)
-        return Loss("poisson", _poisson, False, False)
+            return Loss("poisson", _poisson_of_log_rate, True, "numbers")
+        return Loss("poisson", _poisson, False, "numbers")
     if loss == "squared":
-        return Loss("squared", _squared, False, False)
+        return Loss("squared", _squared, False, "numbers")
     if loss == "absolute":
-        return Loss("absolute", _absolute, False, False)
+        return Loss("absolute", _absolute, False, "numbers")
     raise ArgumentError(f"Loss '{loss}' is none of {', '.join(LOSSES)}, 'auto' or a callable.")
 
 
-def _log(link: Link, outputs: int, labelled: bool) -> Loss:
-    if labelled and outputs > 1:
-        if link == "softmax":
-            return Loss("log", _cross_entropy, True, True)
-        if link == "sigmoid":
-            two = outputs == 2
-            return Loss("log", _log_of_mirrored if two else _one_against_rest, True, True)
-        return Loss("log", _log_of_probabilities, False, True)
-    if link == "sigmoid":
-        return Loss("log", _binary, True, False)
+def _log(output: Output, scored: Target) -> Loss:
+    source = output.source
+    if scored == "classes":
+        if source.link == "softmax":
+            return Loss("log", _cross_entropy, True, scored)
+        if source.link == "sigmoid":
+            # Columns that are not mirrored are a model each: pushing one up says nothing of others.
+            rows: RowLoss = _log_of_mirrored if source.mirrored else _one_against_rest
+            return Loss("log", rows, True, scored)
+        # Scores that are no probabilities (a hinge, a ridge) are taken for logits.
+        rows = _log_of_probabilities if output.distribution else _cross_entropy
+        return Loss("log", rows, False, scored)
+    if source.link == "sigmoid" or scored == "binary":
+        return Loss("log", _binary, source.link == "sigmoid", scored)
     raise ArgumentError(
         "The log loss needs class probabilities; this output has "
-        f"{outputs} column{'s' * (outputs != 1)} and no class labels."
+        f"{output.columns} column{'s' * (output.columns != 1)} and no class labels."
     )
 
 

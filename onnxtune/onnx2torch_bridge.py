@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.machinery
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -15,10 +16,17 @@ import torch
 from onnxtune.torch_ops import CONVERTERS, Node, Operation
 from rewrites.core.builder import PRIVATE_DOMAIN
 
+_REGISTERING = threading.Lock()
 
-@cache
+
 def onnx2torch_convert() -> Callable[..., torch.fx.GraphModule]:
     """onnx2torch's `convert`, with our operators registered in the private domain."""
+    with _REGISTERING:
+        return _convert_with_ours()
+
+
+@cache
+def _convert_with_ours() -> Callable[..., torch.fx.GraphModule]:
     with _torchvision_or_stand_in():
         import onnx2torch
         from onnx2torch.node_converters.registry import add_converter

@@ -7,21 +7,18 @@ prefix, which onnxruntime runs once; what is left (labels, ZipMap) is the tail.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import onnx
-import onnx_ir as ir
-from onnx import numpy_helper
 
 from onnxtune.differentiability import gradient_paths
 from onnxtune.errors import ArgumentError, OnnxTuneError, UnsupportedError
+from onnxtune.learned import is_learned, node_tensors
 from onnxtune.preparation import Prepared, value_info
 from onnxtune.runtime import ValueType
 from rewrites.core.registry import find
-from rewrites.core.rewrite import Array, Tensor
 
 Role = Literal["prefix", "core", "tail", "cut"]
 
@@ -78,10 +75,17 @@ def partition(prepared: Prepared, outputs: Sequence[str] | None = None) -> Parti
             "with its scores or probabilities as a tensor."
         )
     learned = graph.learned(floats.values())
-    chosen = _choose(prepared, graph, floats, outputs, learned)
-    active = graph.learned(chosen.values())
-    carriers = {graph.holder[name] for name in active}
-    core = graph.between(carriers, chosen.values())
+    chosen = _choose(prepared, graph, floats, outputs)
+    while True:
+        active = graph.learned(chosen.values())
+        core = graph.between({graph.holder[name] for name in active}, chosen.values())
+        shared = graph.read_before(active, core)
+        if not shared:
+            break
+        # The prefix runs once: a number that it reads as well must stay what it was.
+        graph.forget(shared)
+    if not active:
+        raise UnsupportedError(f"{prepared.source.origin}: nothing to tune: {graph.obstacle()}")
     entering = graph.entering(core)
     roles = graph.roles(core, entering)
     return Partition(
@@ -116,13 +120,12 @@ def _choose(
     graph: _Graph,
     floats: dict[str, str],
     outputs: Sequence[str] | None,
-    learned: Mapping[str, object],
 ) -> dict[str, str]:
     """The float outputs to work on, each reached by a learned tensor."""
     if outputs is None:
         chosen = {name: value for name, value in floats.items() if graph.learned([value])}
     else:
-        by_value = {value: name for name, value in floats.items()}
+        by_value = {value: name for name, value in reversed(floats.items())}
         names = [by_value.get(name, name) for name in outputs]
         unknown = [name for name in names if name not in floats]
         if unknown:
@@ -184,6 +187,16 @@ class _Graph:
             for tensor, makes in self.values_of.items()
             if any(value in carrying for value in makes)
         }
+
+    def read_before(self, tensors: Iterable[str], core: set[str]) -> set[str]:
+        """The tensors that nodes before the core read too."""
+        read = {v for name in self._before(self.entering(core)) for v in self.inputs[name]}
+        return {tensor for tensor in tensors if tensor in read}
+
+    def forget(self, tensors: set[str]) -> None:
+        """Take tensors for constants."""
+        for tensor in tensors:
+            del self.values_of[tensor], self.holder[tensor]
 
     def _backward(self, values: Iterable[str]) -> set[str]:
         """Values from which a gradient path leads to one of these."""
@@ -280,6 +293,8 @@ class _Graph:
         if not self.holder:
             return "the model holds no learned tensors."
         stops = [node for name, node in self.nodes.items() if not self._paths[name]]
+        if not stops:
+            return "no learned tensor stands before the output."
         names = ", ".join(f"{node.op_type} '{node.name}'" for node in stops[:3])
         return f"no gradient passes {names}, and no learned tensor stands behind it."
 
@@ -325,52 +340,6 @@ class _Graph:
             value for value in source.graph.value_info if value.name in made - named
         )
         return model
-
-
-def is_learned(tensor: onnx.TensorProto) -> bool:
-    """A float tensor of more than one element."""
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
-    return tensor.data_type in floats and int(np.prod(tensor.dims)) > 1
-
-
-def node_tensors(
-    prepared: Prepared, node: onnx.NodeProto, spread: Array | None = None
-) -> dict[str, Tensor]:
-    """The learned tensors that a node's rewrite declares, by full name `<node>/<role>`.
-
-    Raises:
-        UnsupportedError: the rewrite cannot handle the node.
-    """
-    rewrite = find(node.domain, node.op_type)
-    if rewrite is None:
-        return {}
-    tensors = rewrite.tensors(ir_node(prepared, node), spread)
-    return {f"{node.name}/{role}": tensor for role, tensor in tensors.items()}
-
-
-def ir_node(prepared: Prepared, node: onnx.NodeProto) -> ir.Node:
-    """One node for a rewrite to read, its inputs typed."""
-    inputs: list[ir.Value | None] = []
-    for name in node.input:
-        known = prepared.type_of(name)
-        typed = known.kind.startswith("tensor(") and not known.is_string
-        kind = ir.TensorType(ir.DataType.from_numpy(known.dtype)) if typed else None
-        inputs.append(ir.Value(name=name, type=kind) if name else None)
-    attributes = [ir.serde.deserialize_attribute(attribute) for attribute in node.attribute]
-    return ir.Node(
-        node.domain,
-        node.op_type,
-        inputs,
-        attributes,
-        num_outputs=len(node.output),
-        name=node.name,
-    )
-
-
-def tensor_value(prepared: Prepared, name: str) -> Array:
-    """The value of an initializer of the prepared model."""
-    tensor = next(t for t in prepared.proto.graph.initializer if t.name == name)
-    return np.asarray(numpy_helper.to_array(tensor))
 
 
 def _reads(node: onnx.NodeProto) -> list[str]:

@@ -21,6 +21,10 @@ _log = logging.getLogger(__name__)
 OLDEST_OPSET = 13
 # What exported files use where they can, for old runtimes, and what torch gets.
 OPSET, IR_VERSION = 17, 8
+# The first that lets an initializer be no input.
+OLDEST_IR = 4
+
+_SOFTMAX = ("Softmax", "LogSoftmax")
 
 # Operators that mean the same from this opset on: later versions only take more types. ONNX's
 # converter has no adapter for some of the steps between.
@@ -35,6 +39,15 @@ _UNCHANGED_SINCE = {
     **dict.fromkeys(["ArgMax", "ArgMin", "Gather", "GatherElements"], 11),
     **dict.fromkeys(["LessOrEqual", "GreaterOrEqual"], 12),
     **dict.fromkeys(["ReduceSum", "Softmax", "Squeeze", "Unsqueeze"], 13),
+}
+
+_CONSTANT_TYPES = {
+    "value_float": onnx.TensorProto.FLOAT,
+    "value_floats": onnx.TensorProto.FLOAT,
+    "value_int": onnx.TensorProto.INT64,
+    "value_ints": onnx.TensorProto.INT64,
+    "value_string": onnx.TensorProto.STRING,
+    "value_strings": onnx.TensorProto.STRING,
 }
 
 _ELEMENT_TYPES = {
@@ -83,7 +96,7 @@ def prepare(source: Model) -> Prepared:
     types = _types(proto, source.origin)
     _lift_constants(proto)
     _annotate(proto, types)
-    proto = _to_opset(proto)
+    proto = _to_opset(proto, types)
     _name_nodes(proto)
     return Prepared(source, proto, types, _obstacle(proto, source.origin))
 
@@ -132,10 +145,23 @@ def _lift_constants(proto: onnx.ModelProto) -> None:
 
 
 def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """The tensor of a standard Constant node; None for any other node."""
+    """The tensor of a standard Constant node; None for any other node.
+
+    Of a Constant that holds plain numbers it is a copy, not to be written to.
+    """
     if node.op_type != "Constant" or node.domain not in STANDARD_DOMAINS:
         return None
-    return next((a.t for a in node.attribute if a.name == "value"), None)
+    for attribute in node.attribute:
+        if attribute.name == "value":
+            tensor: onnx.TensorProto = attribute.t
+            return tensor
+        if attribute.name in _CONSTANT_TYPES:
+            value = helper.get_attribute_value(attribute)
+            plural = attribute.name.endswith("s")
+            shape, values = ([len(value)], value) if plural else ([], [value])
+            kind = _CONSTANT_TYPES[attribute.name]
+            return helper.make_tensor(node.output[0], kind, shape, values)
+    return None
 
 
 def _annotate(proto: onnx.ModelProto, types: dict[str, ValueType]) -> None:
@@ -174,7 +200,7 @@ def set_opset(proto: onnx.ModelProto, domain: str, version: int | None) -> None:
     proto.opset_import.extend(imports)
 
 
-def _to_opset(proto: onnx.ModelProto) -> onnx.ModelProto:
+def _to_opset(proto: onnx.ModelProto, types: dict[str, ValueType]) -> onnx.ModelProto:
     current = opset_of(proto)
     standard = any(node.domain == "" for node in proto.graph.node)
     if current is None or not standard:
@@ -182,18 +208,37 @@ def _to_opset(proto: onnx.ModelProto) -> onnx.ModelProto:
         return proto
     if current == OPSET:
         return proto
+    ranks = {value.name: len(value.shape) for value in types.values() if value.shape is not None}
+    if current < OLDEST_OPSET:
+        _modernise_softmax(proto, ranks)
+    if not proto.functions and all(means_the_same(n, current, ranks) for n in proto.graph.node):
+        set_opset(proto, "", OPSET)
+        return proto
     converted = _converted(proto)
     if converted is not None:
         return converted
-    if all(means_the_same(node, current) for node in proto.graph.node):
-        set_opset(proto, "", OPSET)
-        return proto
     return proto
 
 
-def means_the_same(node: onnx.NodeProto, opset: int) -> bool:
+def means_the_same(node: onnx.NodeProto, opset: int, ranks: dict[str, int] | None = None) -> bool:
     """Whether a node means at opset 17 what it means at this one."""
-    return node.domain != "" or _UNCHANGED_SINCE.get(node.op_type, opset + 1) <= opset
+    if node.domain != "":
+        return True
+    if node.op_type in _SOFTMAX and ranks is not None and ranks.get(node.input[0]) == 2:
+        return True  # `_modernise_softmax` has seen to it
+    return _UNCHANGED_SINCE.get(node.op_type, opset + 1) <= opset
+
+
+def _modernise_softmax(proto: onnx.ModelProto, ranks: dict[str, int]) -> None:
+    """Before opset 13 the axis was 1 where none was given, and everything behind it one axis: of a
+    matrix that is the last axis, and needs no other change."""
+    for node in proto.graph.node:
+        if node.domain == "" and node.op_type in _SOFTMAX and ranks.get(node.input[0]) == 2:
+            axes = [attribute.i for attribute in node.attribute if attribute.name == "axis"]
+            if not axes:
+                node.attribute.append(helper.make_attribute("axis", 1))
+            elif axes[0] not in (1, -1):
+                ranks.pop(node.input[0])
 
 
 def _converted(proto: onnx.ModelProto) -> onnx.ModelProto | None:

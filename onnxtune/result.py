@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,8 @@ from onnxtune.model import check_output, write
 from onnxtune.preparation import Prepared
 from onnxtune.training_loop import Epoch
 from rewrites.core.rewrite import Array
+
+_log = logging.getLogger(__name__)
 
 _FORM_NAMES = {"hard": "native, hard", "soft": "soft"}
 
@@ -77,12 +80,30 @@ class TuneResult:
             ArgumentError: no such form.
         """
         tensors = self.soft_tensors if form == "soft" else self.tensors
-        proto = written(self.prepared, tensors, form, self.temperature, self.spreads)
+        proto = written(
+            self.prepared, tensors, form, self.temperature, self.spreads, [self.report["output"]]
+        )
         if tensors:
             with_metadata(proto, self.prepared.source, self.metadata)
         elif form != "native":
             with_metadata(proto, self.prepared.source, {})
         return proto
+
+    def warning(self, form: SavedForm) -> str | None:
+        """What to know before the model is used in this form; None where there is nothing."""
+        if form != "soft":
+            return None
+        if not self.soft_tensors:
+            return (
+                "The soft form of the original is not equal to it: its trees pass rows down both "
+                "sides."
+            )
+        if "soft" not in self.verdicts:
+            return (
+                "The soft form was not judged on the validation rows; tune with routing='soft' "
+                "to have it judged."
+            )
+        return None
 
     def save(self, path: str | os.PathLike[str], form: SavedForm = "native") -> None:
         """Write the model; byte for byte the original where it is native and nothing was tuned.
@@ -91,6 +112,9 @@ class TuneResult:
             ArgumentError: no such form; the path is the input's, or cannot be written.
         """
         target = check_output(path, [self.prepared.source.path])
+        warning = self.warning(form)
+        if warning:
+            _log.warning("%s: %s", target, warning)
         if form == "native" and not self.tensors:
             write(target, self.prepared.source.content)
         else:
@@ -104,7 +128,7 @@ class TuneResult:
                 _FORM_NAMES[form],
                 verdict.before,
                 verdict.after,
-                f"{100 * verdict.gain / verdict.before:+.1f}%" if verdict.before else "-",
+                f"{100 * verdict.gain / verdict.before:+.1f}%" if verdict.before > 0 else "-",
                 output.number(verdict.z),
                 "tuned" if verdict.accepted else "the original, unchanged",
             ]

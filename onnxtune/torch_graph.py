@@ -80,6 +80,8 @@ def to_fx(
         _check_convertible(node, core)
         if node.op_type in CONVERTERS:
             node.domain = PRIVATE_DOMAIN
+        # fx forbids some names; a converter that refuses the node calls it by its own.
+        node.doc_string = node.name
         node.name = f"n{number}"
     converted = onnx2torch_convert()(core)
     for module in converted.modules():

@@ -16,9 +16,10 @@ from onnxtune.conversion import check_temperature, rewrite_model
 from onnxtune.data import load as load_data
 from onnxtune.errors import ArgumentError
 from onnxtune.export import SavedForm, written
+from onnxtune.learned import node_tensors, tensor_value
 from onnxtune.links import Source, find_source
 from onnxtune.model import ModelLike, load
-from onnxtune.partition import Partition, node_tensors, partition, tensor_value
+from onnxtune.partition import Partition, partition
 from onnxtune.preparation import Prepared, prepare
 from onnxtune.runtime import input_types, run, session
 from onnxtune.torch_graph import CoreGraph, to_fx
@@ -208,9 +209,7 @@ class OnnxModule(nn.Module):
         Raises:
             DataError: the data do not fit the model.
         """
-        inputs = input_types(self.prepared.source.proto)
-        feed = load_data(data, inputs, allow_empty=True).feed
-        return cast(dict[str, Tensor], self(*self.to_tensors(self.core_inputs(feed))))
+        return cast(dict[str, Tensor], self(*self.to_tensors(self.core_inputs(data))))
 
     def model(self, form: SavedForm = "native") -> onnx.ModelProto:
         """The model with the module's tensors in it, by name.
@@ -222,10 +221,21 @@ class OnnxModule(nn.Module):
             ArgumentError: no such form.
         """
         values = {name: np.array(t.detach().cpu().numpy()) for name, t in self.tensors().items()}
-        return written(self.prepared, values, form, self._temperature, self.spreads)
+        outputs = list(self.cut.outputs)
+        return written(self.prepared, values, form, self._temperature, self.spreads, outputs)
 
-    def core_inputs(self, feed: Mapping[str, Array]) -> list[Array]:
-        """Run the prefix: model inputs -> the arrays that enter the core."""
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the prefix's session, which cannot be copied and is made again."""
+        return {**self.__dict__, "_prefix": None}
+
+    def core_inputs(self, data: Any) -> list[Array]:
+        """Run the prefix: what `predict` takes -> the arrays that enter the core.
+
+        Raises:
+            DataError: the data do not fit the model.
+        """
+        inputs = input_types(self.prepared.source.proto)
+        feed = load_data(data, inputs, allow_empty=True).feed
         if self.cut.prefix is None:
             return [np.asarray(feed[name]) for name in self.input_names]
         if self._prefix is None:
@@ -301,7 +311,7 @@ def matching(pattern: str, names: Sequence[str] | Mapping[str, Any]) -> list[str
     Raises:
         ArgumentError: none does.
     """
-    found = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    found = [name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)]
     if not found:
         raise ArgumentError(f"'{pattern}' matches no learned tensor; there are {', '.join(names)}.")
     return found

@@ -28,7 +28,7 @@ class Node:
         """Wrap onnx2torch's node and graph."""
         self.inputs: tuple[str, ...] = node.input_values
         self.outputs: tuple[str, ...] = node.output_values
-        self.name: str = node.name
+        self.name: str = node.proto.doc_string or node.name
         self.attributes = node.attributes
         self._graph = graph
 
@@ -308,6 +308,29 @@ def _batch_normalization(node: Node) -> tuple[Operation, list[int]]:
     return Operation(normalise), [0, 1, 2, 3, 4]
 
 
+def _lp_normalization(node: Node) -> tuple[Operation, list[int]]:
+    """Rows over their norm; a norm of 0 leaves them."""
+    axis, power = (
+        int(node.attributes.get(word, usual)) for word, usual in (("axis", -1), ("p", 2))
+    )
+
+    def normalise(data: Tensor) -> Tensor:
+        size = data.abs().sum(axis, True) if power == 1 else data.square().sum(axis, True)
+        size = torch.where(size == 0, torch.ones_like(size), size)
+        return data / (size if power == 1 else size.sqrt())
+
+    return Operation(normalise), [0]
+
+
+def _gelu(node: Node) -> tuple[Operation, list[int]]:
+    how = str(node.attributes.get("approximate", "none"))
+    return Operation(lambda data: torch.nn.functional.gelu(data, approximate=how)), [0]
+
+
+def _elementwise(function: Function) -> Any:
+    return lambda node: (Operation(function), [0])
+
+
 def _constant_of_shape(node: Node) -> tuple[Operation, list[int]]:
     held = node.attributes.get("value")
     fill = torch.zeros(1) if held is None else held.to_torch()
@@ -337,6 +360,11 @@ CONVERTERS: dict[str, Callable[[Node], tuple[Operation, list[int]]]] = {
     "Cast": _cast,
     "Clip": _clip,
     "Concat": _concat,
+    "Cosh": _elementwise(torch.cosh),
+    "Gelu": _gelu,
+    "LpNormalization": _lp_normalization,
+    "Mish": _elementwise(torch.nn.functional.mish),
+    "Sinh": _elementwise(torch.sinh),
     "ConstantOfShape": _constant_of_shape,
     "Equal": _compare(torch.eq),
     "Expand": _expand,

@@ -115,6 +115,7 @@ def train(
                 optimizer.zero_grad()
                 mean = row_losses(module, parameters, part, settings, settings.routing).mean()
                 mean.backward()  # type: ignore[no-untyped-call]
+                _drop_undefined(parameters)
                 optimizer.step()
                 total += mean.item() * len(batch)
             scheduler.step()
@@ -141,6 +142,13 @@ def train(
             if number - max(best[form].epoch for form in losses) >= settings.patience:
                 break
     return Trained(best["hard"].tensors, best["soft"].tensors if soft else None, tuple(history))
+
+
+def _drop_undefined(parameters: Mapping[str, Parameter]) -> None:
+    """Gradients that are no number say nothing: 0 times inf, where an Exp overflows, say."""
+    for parameter in parameters.values():
+        if parameter.delta.grad is not None:
+            parameter.delta.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 class _Best:
@@ -180,7 +188,7 @@ def row_losses(
     name = module.links[settings.output].value if loss.of_source else None
     value = values[name or module.cut.outputs[settings.output]]
     columns = value.reshape(len(rows), -1)
-    if not loss.classes and rows.target.shape != columns.shape:
+    if loss.target != "classes" and rows.target.shape != columns.shape:
         raise OnnxTuneError(
             f"the target has shape {tuple(rows.target.shape)}, "
             f"the output '{settings.output}' {tuple(columns.shape)}."
@@ -204,7 +212,7 @@ def evaluate(
     routing: Routing,
 ) -> Array:
     """The loss of each row, [N] float64, without gradient, in pieces that fit into memory."""
-    widest = max((p.delta.numel() for p in parameters.values()), default=1)
+    widest = max(tensor.value.size for tensor in module.learned.values())
     piece = int(np.clip(2e7 / widest, 64, 8192))
     found: Sequence[Tensor] = [
         row_losses(module, parameters, rows.take(slice(at, at + piece)), settings, routing)

@@ -8,24 +8,26 @@ from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 import torch
 
 import onnxtune
+from onnxtune.agreement import as_values
 from onnxtune.calibration import feed_spreads
-from onnxtune.classes import class_labels
 from onnxtune.conversion import check_temperature
-from onnxtune.data import Table, check_numbers, encode_labels, take
+from onnxtune.data import Table, take
 from onnxtune.data import load as load_data
-from onnxtune.errors import ArgumentError, DataError, UnsupportedError
+from onnxtune.errors import ArgumentError, DataError, OnnxTuneError, UnsupportedError
 from onnxtune.export import native
-from onnxtune.losses import Loss, RowLoss, choose_loss
+from onnxtune.losses import Output, RowLoss, choose_loss
 from onnxtune.metrics import paired
 from onnxtune.model import ModelLike, load
 from onnxtune.parameters import standardised
 from onnxtune.partition import Partition, partition
 from onnxtune.preparation import Prepared, prepare
 from onnxtune.result import TuneResult, Verdict
-from onnxtune.runtime import input_types
+from onnxtune.runtime import input_types, run
+from onnxtune.targets import labels_of, split_rows, target_for
 from onnxtune.torch_module import OnnxModule, learned_tensors, matching
 from onnxtune.training_loop import LEARNING_RATES, Rows, Settings, evaluate, train
 from rewrites.core.rewrite import Array, Routing
@@ -106,16 +108,16 @@ def tune(
 
     rng = np.random.default_rng(seed)
     fitted, held_out = _tables(prepared, X, y, valid)
-    labels = class_labels(prepared.source.proto, name)
+    labels = labels_of(prepared, name)
     spreads = feed_spreads(prepared, fitted.feed)
     mode = _MODES[routing]
     module = OnnxModule(prepared, cut, spreads, mode, width).to(where)
-    columns = _columns(module, fitted)
-    labelled = labels is not None and len(labels) == columns
-    chosen = choose_loss(loss, module.links[name].link, columns, labelled)
-    target = _target(fitted, chosen, labels, columns)
+    columns, distribution = _look_at(module, fitted)
+    source = module.links[name]
+    chosen = choose_loss(loss, Output(source, columns, len(labels or ()), distribution))
+    target = target_for(fitted, chosen, labels, columns)
     if held_out is None:
-        kept, out = _split(target, chosen.classes, float(valid), rng)  # type: ignore[arg-type]
+        kept, out = split_rows(target, chosen.target != "numbers", float(valid), rng)  # type: ignore[arg-type]
         if min(len(kept), len(out)) < 2:
             raise ArgumentError(
                 f"valid={valid} leaves {len(kept)} rows to train on and {len(out)} to validate on; "
@@ -125,7 +127,7 @@ def tune(
         fitted = Table(take(fitted.feed, kept), None, len(kept))
         valid_target, target = target[out], target[kept]
     else:
-        valid_target = _target(held_out, chosen, labels, columns)
+        valid_target = target_for(held_out, chosen, labels, columns)
 
     names = _trainable(module, routing, freeze)
     parameters = standardised(module.learned, names, where)
@@ -147,11 +149,11 @@ def tune(
     trained = train(module, parameters, rows, valid_rows, settings)
 
     needed = _NEEDED_Z.get(routing, 1.0)
-    hard_tensors = _as_written(prepared, trained.hard)
+    hard_tensors = _as_written(prepared, trained.hard, [name])
     verdicts = {"hard": _judge(module, hard_tensors, valid_rows, settings, original, needed)}
     soft_tensors: dict[str, Array] = {}
     if trained.soft is not None:
-        soft_written = _as_written(prepared, trained.soft)
+        soft_written = _as_written(prepared, trained.soft, [name])
         verdict = _judge(module, soft_written, valid_rows, settings, original, needed, "soft")
         verdicts["soft"] = verdict
         soft_tensors = soft_written if verdict.accepted else {}
@@ -164,6 +166,8 @@ def tune(
     module.routing = mode
 
     written = native(prepared, hard_tensors or soft_tensors)
+    if hard_tensors:
+        _check_file(module, written.proto, held_out, name)
     report = {
         "accepted": any(verdict.accepted for verdict in verdicts.values()),
         "output": name,
@@ -239,68 +243,36 @@ def _one_output(prepared: Prepared, output: str | None) -> Partition:
     return cut
 
 
-def _tables(
-    prepared: Prepared, X: Any, y: Any, valid: float | tuple[Any, Any]
-) -> tuple[Table, Table | None]:
+def _tables(prepared: Prepared, X: Any, y: Any, valid: Any) -> tuple[Table, Table | None]:
     """The rows to train on, and those to validate on where they were given."""
     inputs = input_types(prepared.source.proto)
     given = load_data(X, inputs, y)
-    if isinstance(valid, tuple):
+    if isinstance(valid, tuple | list):
         if len(valid) != 2:
             raise ArgumentError("valid must be a share of the rows, or (X, y).")
         return given, load_data(valid[0], inputs, valid[1], origin="the validation data")
-    if isinstance(valid, bool) or not isinstance(valid, int | float) or not 0 < valid < 1:
+    if not isinstance(valid, Real) or not 0 < float(valid) < 1:
+        shown = valid if isinstance(valid, Real | str) else type(valid).__name__
         raise ArgumentError(
             "valid must be a share between 0 and 1, or (X, y) such as (path, column), "
-            f"not {valid!r}."
+            f"not {shown!r}."
         )
     if given.rows < 10:
         raise DataError(f"{given.rows} rows are too few to train and validate on; give 10 or more.")
     return given, None
 
 
-def _columns(module: OnnxModule, table: Table) -> int:
-    """The number of columns of the output, by a trial on two rows."""
-    few = module.core_inputs(take(table.feed, slice(0, 2)))
-    module.eval()
+def _look_at(module: OnnxModule, table: Table) -> tuple[int, bool]:
+    """The output's number of columns, and whether its rows are distributions, on some rows."""
+    few = module.core_inputs(take(table.feed, slice(0, 1000)))
+    routing, module.routing = module.routing, "hard"
     with torch.no_grad():
-        found = module(*module.to_tensors(few))
-    value = next(iter(found.values()))
-    return int(value.reshape(min(2, table.rows), -1).shape[1])
-
-
-def _target(table: Table, loss: Loss, labels: Sequence[int | str] | None, columns: int) -> Array:
-    """Class indices [N] or floats [N, K].
-
-    Raises:
-        DataError: unknown labels, values that are no numbers, or another number of columns.
-    """
-    if table.target is None:
-        raise DataError("y is missing: give the target values, or the name of their column.")
-    if loss.classes and labels is not None:
-        return encode_labels(table.target, labels)
-    numbers = check_numbers(table.target)
-    shaped = numbers.reshape(table.rows, -1)
-    if shaped.shape[1] != columns:
-        raise DataError(f"y has {shaped.shape[1]} columns, but the output has {columns}.")
-    if loss.name == "poisson" and (shaped < 0).any():
-        raise DataError("the Poisson loss needs a target without negative values.")
-    return shaped
-
-
-def _split(
-    target: Array, classes: bool, share: float, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """Row numbers to train on and to validate on; every class is split alike."""
-    order = rng.permutation(len(target))
-    if not classes:
-        count = round(share * len(target))
-        return np.sort(order[count:]), np.sort(order[:count])
-    ranked = order[np.argsort(target[order], kind="stable")]
-    place = np.arange(len(ranked))
-    # Along the rows sorted by class, every 1/share-th one is held out.
-    held = np.floor((place + 1) * share) > np.floor(place * share)
-    return np.sort(ranked[~held]), np.sort(ranked[held])
+        found = next(iter(module(*module.to_tensors(few)).values()))
+    module.routing = routing
+    value = found.reshape(min(1000, table.rows), -1)
+    sums = value.sum(dim=1)
+    distribution = bool((value >= -1e-6).all() and ((sums - 1).abs() < 1e-3).all())
+    return value.shape[1], distribution
 
 
 def _trainable(module: OnnxModule, routing: TuneRouting, freeze: str | Iterable[str]) -> list[str]:
@@ -317,21 +289,54 @@ def _trainable(module: OnnxModule, routing: TuneRouting, freeze: str | Iterable[
 
 
 def _rows(module: OnnxModule, table: Table, target: Array) -> Rows:
-    inputs = module.to_tensors(module.core_inputs(table.feed))
+    arrays = module.core_inputs(table.feed)
+    for name, array in zip(module.input_names, arrays, strict=True):
+        if array.shape[:1] != (table.rows,):
+            raise UnsupportedError(
+                f"'{name}', which enters the tuned part of the graph, has shape "
+                f"{list(array.shape)} and not one entry a row ({table.rows})."
+            )
+    inputs = module.to_tensors(arrays)
     wanted = torch.as_tensor(target, device=inputs[0].device if inputs else None)
     if wanted.is_floating_point():
         wanted = wanted.to(next(iter(module.parameters())).dtype)
     return Rows(inputs, wanted)
 
 
-def _as_written(prepared: Prepared, tensors: Mapping[str, Array]) -> dict[str, Array]:
+def _as_written(
+    prepared: Prepared, tensors: Mapping[str, Array], outputs: Sequence[str]
+) -> dict[str, Array]:
     """The tensors as the native form holds them: a double threshold may become a float."""
     written = native(prepared, tensors)
     if not written.changed:
         return {}
     again = prepare(load(written.proto))
-    held = learned_tensors(again, partition(again), {})
+    held = learned_tensors(again, partition(again, outputs), {})
     return {name: held[name].value if name in held else value for name, value in tensors.items()}
+
+
+def _check_file(module: OnnxModule, proto: onnx.ModelProto, table: Table, output: str) -> None:
+    """Run the native form on validation rows: it must give what was judged in torch.
+
+    Raises:
+        OnnxTuneError: it does not; the model is not handed out.
+    """
+    few = take(table.feed, slice(0, 1000))
+    expected = as_values(proto, run(proto, few, [output]))[output].numbers
+    routing, module.routing = module.routing, "hard"
+    with torch.no_grad():
+        found = module(*module.to_tensors(module.core_inputs(few)))[output].cpu().numpy()
+    module.routing = routing
+    expected = expected.reshape(found.shape)
+    size = float(np.sqrt(np.nanmean(np.square(expected)))) if expected.size else 0.0
+    close = np.isclose(found, expected, rtol=1e-3, atol=1e-3 * size, equal_nan=True)
+    past = ~close.reshape(len(close), -1).all(axis=1)
+    # After a matrix product last bits differ, and a row on a threshold may turn.
+    if past.mean() > 0.01 and past.sum() > 1:
+        raise OnnxTuneError(
+            f"{module.prepared.source.origin}: the written model differs from the tuned one on "
+            f"{past.sum()} of {len(past)} rows, so it was not kept; please report this model."
+        )
 
 
 def _judge(

@@ -28,13 +28,39 @@ def tensors(node: ir.Node, spread: Array | None) -> dict[str, Tensor]:
 
 
 def soften(node: ir.Node, builder: Builder) -> Sequence[ir.Value]:
-    """Sub and Mul."""
-    value = builder.as_float(node.inputs[0])
-    if "offset" in builder.tensors:
-        value = builder.op("Sub", value, builder.tensor("offset"))
+    """Sub and Mul; of doubles in double precision, like the kernel, which rounds at the end."""
+    x = builder.as_float(node.inputs[0], keep_double=True)
+    double = x.dtype == ir.DataType.DOUBLE
+    if builder.routing == "hard":
+        value = _scaled(builder, x, double)
+    else:
+        value = _scaled_with_gradient(builder, x, double)
+    return [builder.op("Cast", value, to=int(ir.DataType.FLOAT)) if double else value]
+
+
+def _scaled(builder: Builder, value: ir.Value, double: bool) -> ir.Value:
+    for role, operator in (("offset", "Sub"), ("scale", "Mul")):
+        if role in builder.tensors:
+            number = builder.tensor(role)
+            if double:
+                number = builder.op("Cast", number, to=int(ir.DataType.DOUBLE))
+            value = builder.op(operator, value, number)
+    return value
+
+
+def _scaled_with_gradient(builder: Builder, x: ir.Value, double: bool) -> ir.Value:
+    """Rows with NaN or inf have no share in the gradient: 0 times NaN would make it NaN.
+
+    They pass beside the arithmetic: NaN stays NaN, and inf keeps the sign that the scale gives it.
+    """
+    dtype = np.float64 if double else np.float32
+    strange = builder.op("IsNaN", builder.op("Sub", x, x))
+    filled = builder.op("Where", strange, builder.constant("zero", 0.0, dtype), x)
+    value = _scaled(builder, filled, double)
     if "scale" in builder.tensors:
-        value = builder.op("Mul", value, builder.tensor("scale"))
-    return [value]
+        sign = np.sign(builder.tensors["scale"].value)
+        x = builder.op("Mul", x, builder.constant("sign", sign, dtype))
+    return builder.op("Where", strange, x, value)
 
 
 def harden(node: ir.Node, tuned: Mapping[str, Array]) -> Attributes:
@@ -62,6 +88,13 @@ REWRITE = Rewrite(
             """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 1]>
             g (float[N, 3] x) => (float[N, 3] y) {
                 y = ai.onnx.ml.Scaler <offset = [0.5], scale = [2.0]> (x)
+            }""",
+        ),
+        Case(
+            "doubles in, beyond what floats resolve",
+            """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 1]>
+            g (double[N, 2] x) => (float[N, 2] y) {
+                y = ai.onnx.ml.Scaler <offset = [1600000000.0, 1.5], scale = [0.01, 3.0]> (x)
             }""",
         ),
         Case(

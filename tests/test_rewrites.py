@@ -10,8 +10,8 @@ import torch
 
 from onnxtune.conversion import convert
 from onnxtune.export import native
+from onnxtune.learned import node_tensors
 from onnxtune.model import load
-from onnxtune.partition import node_tensors
 from onnxtune.preparation import prepare
 from onnxtune.runtime import input_types, run, value_types
 from onnxtune.sampling import sample

@@ -130,6 +130,15 @@ CASES = [
     case("Concat", MATRIX, floats(4, 2), MATRIX, attributes={"axis": 1}),
     case("Concat", MATRIX, floats(4, 2), attributes={"axis": -1}),
     case("Concat", MATRIX, NONE, attributes={"axis": 0}),
+    *[case(operator, MATRIX) for operator in ("Cosh", "Sinh")],
+    *[case("Gelu", MATRIX, attributes={"approximate": how}, opset=20) for how in ("none", "tanh")],
+    *[
+        case("LpNormalization", x, attributes={"p": p, "axis": axis})
+        for p in (1, 2)
+        for axis in (-1, 1)
+        for x in (MATRIX, NONE)
+    ],
+    case("Mish", MATRIX, opset=18),
     case("ConstantOfShape", whole(2, 3), compiles=False),
     case(
         "ConstantOfShape",

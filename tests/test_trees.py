@@ -25,8 +25,8 @@ from forests import (
 import onnxtune
 from onnxtune.errors import OnnxTuneError, UnsupportedError
 from onnxtune.export import native
+from onnxtune.learned import ir_node
 from onnxtune.model import load
-from onnxtune.partition import ir_node
 from onnxtune.preparation import prepare
 from onnxtune.runtime import run
 from rewrites import tree_ensemble_classifier, tree_ensemble_regressor

@@ -10,7 +10,8 @@ from pipelines import data_of, exported, mixed
 
 from onnxtune.errors import ArgumentError, DataError, OnnxTuneError, UnsupportedError
 from onnxtune.export import SAVED_FORMS
-from onnxtune.losses import LOSSES, choose_loss
+from onnxtune.links import Source
+from onnxtune.losses import LOSSES, Loss, Output, choose_loss
 from onnxtune.parameters import Parameter
 from onnxtune.result import TuneResult
 from onnxtune.runtime import run
@@ -113,9 +114,15 @@ def test_a_distribution_starts_where_it_was_and_can_leave_zero() -> None:
     assert torch.equal(value[1], initial[1])
 
 
+def of(loss: str, link: str, columns: int, labelled: bool) -> Loss:
+    """The loss of an output; two sigmoids are mirrored, and what has no link is a distribution."""
+    source = Source(link, "z", mirrored=columns == 2)  # type: ignore[arg-type]
+    return choose_loss(loss, Output(source, columns, columns * labelled, True))
+
+
 def test_a_probability_of_zero_has_a_gradient() -> None:
     output = torch.tensor([[0.0, 1.0]], requires_grad=True)
-    choose_loss("log", "identity", 2, True).rows(output, torch.tensor([0])).sum().backward()
+    of("log", "identity", 2, True).rows(output, torch.tensor([0])).sum().backward()
     assert output.grad is not None
     assert output.grad[0, 0] < -100
 
@@ -262,7 +269,7 @@ def test_a_callable_loss() -> None:
 def test_loss_from_the_graph(
     link: str, columns: int, labelled: bool, expected: tuple[str, bool]
 ) -> None:
-    loss = choose_loss("auto", link, columns, labelled)  # type: ignore[arg-type]
+    loss = of("auto", link, columns, labelled)
     assert (loss.name, loss.of_source) == expected
 
 
@@ -272,28 +279,28 @@ def test_losses_equal_their_formulas() -> None:
     y = torch.randint(0, 3, (50,), generator=generator)
     rows = torch.arange(50)
     expected = -torch.softmax(z, 1)[rows, y].log()
-    torch.testing.assert_close(choose_loss("log", "softmax", 3, True).rows(z, y), expected)
+    torch.testing.assert_close(of("log", "softmax", 3, True).rows(z, y), expected)
     pair = torch.stack([-z[:, 0], z[:, 0]], 1)
     kind = y.clamp(max=1)
     expected = -torch.sigmoid(pair)[rows, kind].log()
-    torch.testing.assert_close(choose_loss("log", "sigmoid", 2, True).rows(pair, kind), expected)
+    torch.testing.assert_close(of("log", "sigmoid", 2, True).rows(pair, kind), expected)
     p = torch.softmax(z, 1)
     expected = -((p[rows, y] + 1e-3) / (1 + 3e-3)).log()
-    torch.testing.assert_close(choose_loss("log", "identity", 3, True).rows(p, y), expected)
+    torch.testing.assert_close(of("log", "identity", 3, True).rows(p, y), expected)
     one_hot = torch.nn.functional.one_hot(y, 3).double()
     s = torch.sigmoid(z)
     expected = -(one_hot * s.log() + (1 - one_hot) * (1 - s).log()).sum(1)
-    torch.testing.assert_close(choose_loss("log", "sigmoid", 3, True).rows(z, y), expected)
+    torch.testing.assert_close(of("log", "sigmoid", 3, True).rows(z, y), expected)
     count = torch.poisson(torch.full((50, 1), 2.0, dtype=torch.float64), generator=generator)
     rate, log_rate = z[:, :1].exp(), z[:, :1]
     deviance = torch.where(count > 0, count * (count / rate).log(), 0 * rate) - count + rate
     for link, value in (("identity", rate), ("exp", log_rate)):
-        found = choose_loss("poisson", link, 1, False).rows(value, count)  # type: ignore[arg-type]
+        found = of("poisson", link, 1, False).rows(value, count)
         torch.testing.assert_close(found, deviance[:, 0])
     target = torch.randn(50, 3, generator=generator, dtype=torch.float64)
-    squared = choose_loss("squared", "identity", 3, False).rows(z, target)
+    squared = of("squared", "identity", 3, False).rows(z, target)
     torch.testing.assert_close(squared, (z - target).square().mean(1))
-    absolute = choose_loss("absolute", "identity", 3, False).rows(z, target)
+    absolute = of("absolute", "identity", 3, False).rows(z, target)
     torch.testing.assert_close(absolute, (z - target).abs().mean(1))
     assert set(LOSSES) == {"log", "squared", "absolute", "poisson"}
 
@@ -389,9 +396,9 @@ def test_too_few_rows() -> None:
 
 
 def test_every_class_is_split_alike() -> None:
-    from onnxtune.tuning import _split
+    from onnxtune.targets import split_rows
 
     target = np.array([0] * 100 + [1] * 20 + [2] * 10)
-    kept, held = _split(target, True, 0.2, np.random.default_rng(0))
+    kept, held = split_rows(target, True, 0.2, np.random.default_rng(0))
     assert sorted([*kept, *held]) == list(range(130))
     assert np.bincount(target[held]).tolist() == [20, 4, 2]

@@ -77,7 +77,7 @@ class Builder:
         return self.tape.initializer(tensor)
 
     def as_float(self, value: ir.Value | None, keep_double: bool = False) -> ir.Value:
-        """The value as float32; as onnxruntime's kernels do, other number types are cast."""
+        """The value as float32, other number types cast; doubles stay where `keep_double`."""
         if value is None:
             raise UnsupportedError(f"'{self.node_name}': its input is missing.")
         if value.dtype in (None, ir.DataType.FLOAT):

@@ -73,6 +73,7 @@ def replace(
         if new.producer() is None or new.producer() not in builder.tape.nodes:
             new = builder.op("Identity", new)
         new.name, new.type, new.shape = old.name, old.type or new.type, old.shape
+        new.doc_string = old.doc_string
         old_values.append(old)
         kept.append(new)
     for value in builder.tape.initializers:

@@ -1,0 +1,63 @@
+"""The target as a loss takes it, and which rows are kept for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxtune.classes import Labels, class_labels, score_output
+from onnxtune.data import Table, check_numbers, encode_labels
+from onnxtune.errors import DataError
+from onnxtune.losses import Loss
+from onnxtune.preparation import Prepared
+from rewrites.core.rewrite import Array
+
+
+def labels_of(prepared: Prepared, output: str) -> Labels | None:
+    """The classes that an output scores, also where only the label beside it tells them."""
+    proto = prepared.source.proto
+    own = class_labels(proto, output)
+    if own is None and score_output(proto) == output:
+        return class_labels(proto)
+    return own
+
+
+def target_for(table: Table, loss: Loss, labels: Sequence[int | str] | None, columns: int) -> Array:
+    """Class indices [N] or floats [N, K].
+
+    Raises:
+        DataError: unknown labels, values that are no numbers, or another number of columns.
+    """
+    if table.target is None:
+        raise DataError("y is missing: give the target values, or the name of their column.")
+    if loss.target != "numbers" and labels is not None:
+        places = encode_labels(table.target, labels)
+        return places if loss.target == "classes" else places[:, None].astype(np.float64)
+    numbers = check_numbers(table.target)
+    shaped = numbers.reshape(table.rows, -1)
+    if shaped.shape[1] != columns:
+        raise DataError(
+            f"y has {shaped.shape[1]} columns, but the output has {columns}, and the {loss.name} "
+            "loss needs as many."
+        )
+    if loss.name == "log" and ((shaped < 0) | (shaped > 1)).any():
+        raise DataError("the log loss of a single probability needs a target of 0 and 1.")
+    if loss.name == "poisson" and (shaped < 0).any():
+        raise DataError("the Poisson loss needs a target without negative values.")
+    return shaped
+
+
+def split_rows(
+    target: Array, classes: bool, share: float, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Row numbers to train on and to validate on; every class is split alike."""
+    order = rng.permutation(len(target))
+    if not classes:
+        count = round(share * len(target))
+        return np.sort(order[count:]), np.sort(order[:count])
+    ranked = order[np.argsort(target[order], kind="stable")]
+    place = np.arange(len(ranked))
+    # Along the rows sorted by class, every 1/share-th one is held out.
+    held = np.floor((place + 1) * share) > np.floor(place * share)
+    return np.sort(ranked[~held]), np.sort(ranked[held])
