@@ -106,7 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", required=True, help=_DATA)
     command.add_argument("--target", required=True, help="the column to predict")
     command.add_argument("-o", "--output", required=True, help="where the tuned model goes")
-    command.add_argument("--form", choices=["native", "hard", "soft"], default="native")
+    command.add_argument(
+        "--form",
+        choices=["native", "hard", "soft"],
+        default="native",
+        help="native: the same graph (default); hard, soft: standard operators",
+    )
     command.add_argument(
         "--valid", default="0.2", help="a share of the rows (default: 0.2), or a file of rows"
     )
@@ -118,14 +123,40 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="how trees pass rows on in training (default: straight-through)",
     )
-    command.add_argument("--temperature", type=_temperature, default="auto")
-    command.add_argument("--epochs", type=int, default=30)
-    command.add_argument("--batch-size", type=int)
-    command.add_argument("--lr", type=float, help="Adam's step in standardised units")
-    command.add_argument("--freeze", nargs="+", default=[], metavar="GLOB")
-    command.add_argument("--patience", type=int, default=8)
+    command.add_argument(
+        "--temperature",
+        type=_temperature,
+        default="auto",
+        help="width of a gate in units of its feature's spread (default: 0.1)",
+    )
+    command.add_argument(
+        "--epochs", type=int, default=30, help="passes over the rows at most (default: 30)"
+    )
+    command.add_argument(
+        "--batch-size", type=int, help="rows a step (default: an eighth of all, within 32 and 256)"
+    )
+    command.add_argument(
+        "--lr",
+        type=float,
+        help="Adam's step in standardised units (default: 0.01 for thresholds, else 0.003)",
+    )
+    command.add_argument(
+        "--freeze",
+        nargs="+",
+        default=[],
+        metavar="GLOB",
+        help="tensors that stay, such as 'scaler/*'",
+    )
+    command.add_argument(
+        "--patience",
+        type=int,
+        default=8,
+        help="epochs without a better validation loss before it stops (default: 8)",
+    )
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--seed", type=int, default=0, help="of the split and the order of rows (default: 0)"
+    )
     command.add_argument("--history", metavar="FILE", help="write the epochs as JSON")
 
     command = _add(commands, "verify", _verify, "compare two models on the same rows")
