@@ -112,6 +112,10 @@ REWRITE = Rewrite(
             _text(_TREES, _modes("BRANCH_LT", "BRANCH_LEQ", "BRANCH_LT"), _MISSING, _ONE_TARGET),
         ),
         Case(
+            "BRANCH_GT and BRANCH_GTE, NaN to the true child in places",
+            _text(_TREES, _modes("BRANCH_GT", "BRANCH_GTE", "BRANCH_GT"), _MISSING, _ONE_TARGET),
+        ),
+        Case(
             "BRANCH_LT on doubles",
             _text(
                 _TREES,

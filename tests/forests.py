@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +19,14 @@ KINDS = {
     np.dtype(np.float32): TensorProto.FLOAT,
     np.dtype(np.float64): TensorProto.DOUBLE,
     np.dtype(np.int64): TensorProto.INT64,
+}
+
+
+COMPARED = {
+    "BRANCH_LEQ": operator.le,
+    "BRANCH_LT": operator.lt,
+    "BRANCH_GTE": operator.ge,
+    "BRANCH_GT": operator.gt,
 }
 
 
@@ -356,8 +365,7 @@ def evaluate(trees: Trees, rows: Array, dtype: Any) -> Array:
         for t, at in enumerate(roots.tolist()):
             while trees.mode[at] != "LEAF":
                 x = row[trees.feature[at]]
-                strict = trees.mode[at] == "BRANCH_LT"
-                passed = x < limits[at] if strict else x <= limits[at]
+                passed = COMPARED[trees.mode[at]](x, limits[at])
                 if np.isnan(x):
                     passed = bool(trees.missing[at])
                 following = trees.true[at] if passed else trees.false[at]

@@ -321,10 +321,7 @@ def _classes(classes: int, ids: tuple[int, ...], **more: Any) -> onnx.ModelProto
 
 
 UNSUPPORTED = {
-    **{
-        word: (lambda word=word: _mode(word), word)
-        for word in ("BRANCH_GT", "BRANCH_GTE", "BRANCH_EQ", "BRANCH_NEQ")
-    },
+    **{word: (lambda word=word: _mode(word), word) for word in ("BRANCH_EQ", "BRANCH_NEQ")},
     **{word: (lambda word=word: _aggregate(word), word) for word in ("MIN", "MAX", "AVERAGE")},
     "a child of two parents": (_shared_child, "parents"),
     "two weights of one leaf": (_twice, "two weights"),

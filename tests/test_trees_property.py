@@ -32,6 +32,7 @@ from onnxtune.preparation import prepare
 from onnxtune.runtime import run
 
 LEQ, LT = "BRANCH_LEQ", "BRANCH_LT"
+GT, GTE = "BRANCH_GT", "BRANCH_GTE"
 ROWS = 48
 
 
@@ -68,7 +69,7 @@ def _trees(draw: Any, dtype: Any, tensors: bool, rng: np.random.Generator) -> Tr
         depth=draw(st.integers(1, 5)),
         width=draw(st.integers(1, 5)),
         shape=draw(st.sampled_from(["mixed", "balanced", "chain", "grown", "leaf"])),
-        modes=draw(st.sampled_from([(LEQ,), (LT,), (LEQ, LT)])),
+        modes=draw(st.sampled_from([(LEQ,), (LT,), (LEQ, LT), (GT,), (GTE,), (LEQ, LT, GT, GTE)])),
         missing=draw(st.booleans()),
         infinite=draw(st.booleans()),
         whole=dtype is np.int64,
@@ -308,7 +309,7 @@ def test_tuned_leaves_agree_in_every_form(example: Example) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_helpers_agree_with_onnxruntime_on_a_large_ensemble(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    trees = random_trees(rng, count=60, depth=7, width=8, modes=(LEQ, LT), missing=True)
+    trees = random_trees(rng, count=60, depth=7, width=8, modes=(LEQ, LT, GT, GTE), missing=True)
     targets = int(trees.tree.max()) + 1
     model = regressor(trees, leaf_numbers(trees), targets)
     rows = random_rows(rng, trees, 300)

@@ -34,8 +34,9 @@ class Ensemble:
 
     Attributes:
         features: [I] int64, the feature each inner node reads.
-        thresholds: [I], `x <= threshold` goes to the true child (BRANCH_LT is brought to it).
-        strict: [I] bool, the nodes that were BRANCH_LT.
+        thresholds: [I], `x <= threshold` goes to the true child (the other modes are brought to it;
+            the true child of a BRANCH_GT is its false child here).
+        strict: [I] bool, the nodes that were BRANCH_LT or BRANCH_GTE.
         never: [I] bool, those of them whose threshold is -inf: no number passes.
         missing_true: [I] bool, whether NaN goes to the true child.
         values: [L, K] leaf values, 0 where the leaf has no entry for a column.
@@ -111,7 +112,7 @@ def read(node: ir.Node, prefix: str, columns: Array, dtype: Any) -> Ensemble:
         )
     trees = required(node, "nodes_treeids", np.int64)
     ids = required(node, "nodes_nodeids", np.int64)
-    leaf, strict_mode = _modes(node)
+    leaf, strict_mode, turned = _modes(node)
     missing = numbers(node, "nodes_missing_value_tracks_true", np.int64)
     missing_true = np.zeros(len(trees), bool) if missing is None else missing == 1
     limits = required(node, "nodes_values", np.float32).astype(dtype)
@@ -125,6 +126,9 @@ def read(node: ir.Node, prefix: str, columns: Array, dtype: Any) -> Ensemble:
         ],
         axis=1,
     )
+    # x > t is "not x <= t": the children change places, and with them the way of NaN.
+    children = np.where(turned[:, None], children[:, ::-1], children)
+    missing_true = missing_true ^ turned
     first = np.flatnonzero(np.r_[True, trees[1:] != trees[:-1]])
     levels, inner, leaves = _levels(first, children, leaf, describe(node))
     thresholds = limits[inner]
@@ -161,16 +165,20 @@ def neighbours(values: Array, toward: float) -> Array:
         return np.asarray(np.nextafter(values, values.dtype.type(toward)))
 
 
-def _modes(node: ir.Node) -> tuple[Array, Array]:
-    """Two [nodes] bool arrays: leaves, and nodes of mode BRANCH_LT."""
+def _modes(node: ir.Node) -> tuple[Array, Array, Array]:
+    """Three [nodes] bool arrays: leaves, comparisons by < or its opposite, and opposites.
+
+    BRANCH_GT is the opposite of BRANCH_LEQ, BRANCH_GTE that of BRANCH_LT.
+    """
     modes = np.asarray(strings(node, "nodes_modes"))
-    known = np.isin(modes, ["LEAF", "BRANCH_LEQ", "BRANCH_LT"])
+    known = np.isin(modes, ["LEAF", "BRANCH_LEQ", "BRANCH_LT", "BRANCH_GT", "BRANCH_GTE"])
     if not known.all():
         raise UnsupportedError(
-            f"{describe(node)}: node mode {modes[~known][0]} has no rewrite "
-            "(BRANCH_LEQ and BRANCH_LT have). `onnxtune inspect` lists every such node."
+            f"{describe(node)}: node mode {modes[~known][0]} has no rewrite (BRANCH_LEQ, "
+            "BRANCH_LT, BRANCH_GT and BRANCH_GTE have). `onnxtune inspect` lists every such node."
         )
-    return modes == "LEAF", modes == "BRANCH_LT"
+    strict = np.isin(modes, ["BRANCH_LT", "BRANCH_GTE"])
+    return modes == "LEAF", strict, np.isin(modes, ["BRANCH_GT", "BRANCH_GTE"])
 
 
 class _Finder:
