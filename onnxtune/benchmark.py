@@ -113,7 +113,7 @@ def bench(
         "onnxruntime": onnxruntime.__version__,
         "available": runtime.available_providers(),
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
         "threads": threads,
         "repeats": repeats,
