@@ -209,7 +209,12 @@ def _run(task: Task, folder: Path, say: Callable[[str], None]) -> list[Row]:
         f"{verdict.before:.4g} -> {verdict.after:.4g} (z {verdict.z:.1f})"
     )
     for saved in SAVED_FORMS:
-        result.save(folder / f"{task.name}.tuned.{saved}.onnx", saved)
+        place = folder / f"{task.name}.tuned.{saved}.onnx"
+        if saved == "soft":
+            # Here to be looked at; `save` would warn that it was not judged.
+            write(place, result.model(saved).SerializeToString())
+        else:
+            result.save(place, saved)
     write(
         folder / f"{task.name}.history.json",
         output.as_json({"report": result.report, "history": result.history}).encode(),
@@ -249,7 +254,7 @@ def _plot(result: TuneResult, name: str) -> bytes:
     before = result.verdicts["hard"].before
     axes.axhline(before, color="grey", linestyle="--", label="original, validation rows")
     axes.set(xlabel="epoch", ylabel=f"{result.report['loss']} loss a row", title=name)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=150)
