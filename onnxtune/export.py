@@ -27,7 +27,7 @@ from onnxtune.preparation import (
     set_opset,
 )
 from rewrites.core.builder import Builder
-from rewrites.core.graph_pass import STANDARD_DOMAINS, Plan, replace
+from rewrites.core.graph_pass import Plan, replace
 from rewrites.core.naming import node_names
 from rewrites.core.registry import find
 from rewrites.core.rewrite import Array, Replacement, Routing
@@ -63,9 +63,7 @@ def native(prepared: Prepared, tensors: Mapping[str, Array]) -> Native:
     written, replacements = _write(prepared, prepared.source.proto, tensors)
     if not replacements:
         return written
-    if (opset_of(written.proto) or 0) < OLDEST_OPSET and any(
-        node.domain in STANDARD_DOMAINS for node in written.proto.graph.node
-    ):
+    if (opset_of(written.proto) or 0) < OLDEST_OPSET:
         # The nodes that stand in need a newer opset than the original's.
         written, replacements = _write(prepared, prepared.proto, tensors)
     proto = _replace(prepared, written.proto, replacements)

@@ -51,12 +51,14 @@ class Output:
         columns: their number.
         labels: the number of classes that it scores; 0 for no classifier.
         distribution: whether its rows are probabilities that sum to 1.
+        share: whether every value lies between 0 and 1.
     """
 
     source: Source
     columns: int
     labels: int = 0
     distribution: bool = False
+    share: bool = False
 
 
 def choose_loss(loss: str | RowLoss, output: Output) -> Loss:
@@ -107,8 +109,10 @@ def _log(output: Output, scored: Target) -> Loss:
         # Scores that are no probabilities (a hinge, a ridge) are taken for logits.
         rows = _log_of_probabilities if output.distribution else _cross_entropy
         return Loss("log", rows, False, scored)
-    if source.link == "sigmoid" or scored == "binary":
-        return Loss("log", _binary, source.link == "sigmoid", scored)
+    if source.link == "sigmoid":
+        return Loss("log", _binary, True, scored)
+    if scored == "binary":
+        return Loss("log", _binary_of_share if output.share else _binary, False, scored)
     raise ArgumentError(
         "The log loss needs class probabilities; this output has "
         f"{output.columns} column{'s' * (output.columns != 1)} and no class labels."
@@ -143,6 +147,12 @@ def _log_of_probabilities(output: Tensor, target: Tensor) -> Tensor:
 def _binary(logits: Tensor, target: Tensor) -> Tensor:
     """The log loss of 0/1 targets, averaged over the columns."""
     return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
+
+
+def _binary_of_share(output: Tensor, target: Tensor) -> Tensor:
+    """The log loss of 0/1 targets, of probabilities lifted by e like those of several classes."""
+    both = torch.cat([1 - output, output], dim=1)
+    return _log_of_probabilities(both, target.squeeze(1).long())
 
 
 def _squared(output: Tensor, target: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def partition(prepared: Prepared, outputs: Sequence[str] | None = None) -> Parti
     chosen = _choose(prepared, graph, floats, outputs)
     while True:
         active = graph.learned(chosen.values())
-        core = graph.between({graph.holder[name] for name in active}, chosen.values())
+        core = graph.between({name for held in active.values() for name in held}, chosen.values())
         shared = graph.read_before(active, core)
         if not shared:
             break
@@ -149,13 +149,13 @@ class _Graph:
         self.maker = {out: n for n, node in self.nodes.items() for out in node.output if out}
         self.initializers = {t.name: t for t in prepared.proto.graph.initializer}
         self.refused: dict[str, str] = {}
-        self.holder: dict[str, str] = {}
+        self.holders: dict[str, list[str]] = {}
         self.values_of: dict[str, list[str]] = {}
         self._paths: dict[str, list[tuple[int, int]]] = {}
         self._find_tensors()
 
     def _find_tensors(self) -> None:
-        """Fill `holder` (tensor -> a node that reads it) and the gradient paths of each node."""
+        """Fill `holders` (tensor -> nodes that read it) and the gradient paths of each node."""
         for name, node in self.nodes.items():
             paths = gradient_paths(node)
             roles: Iterable[str] = ()
@@ -176,14 +176,14 @@ class _Graph:
                     self._hold(read, name, makes)
 
     def _hold(self, tensor: str, node: str, makes: list[str]) -> None:
-        self.holder.setdefault(tensor, node)
+        self.holders.setdefault(tensor, []).append(node)
         self.values_of.setdefault(tensor, []).extend(makes)
 
-    def learned(self, values: Iterable[str]) -> dict[str, str]:
-        """Learned tensors with a gradient path to one of the values -> their node."""
+    def learned(self, values: Iterable[str]) -> dict[str, list[str]]:
+        """Learned tensors with a gradient path to one of the values -> the nodes that read them."""
         carrying = self._backward(values)
         return {
-            tensor: self.holder[tensor]
+            tensor: self.holders[tensor]
             for tensor, makes in self.values_of.items()
             if any(value in carrying for value in makes)
         }
@@ -196,7 +196,7 @@ class _Graph:
     def forget(self, tensors: set[str]) -> None:
         """Take tensors for constants."""
         for tensor in tensors:
-            del self.values_of[tensor], self.holder[tensor]
+            del self.values_of[tensor], self.holders[tensor]
 
     def _backward(self, values: Iterable[str]) -> set[str]:
         """Values from which a gradient path leads to one of these."""
@@ -273,7 +273,7 @@ class _Graph:
 
     def _carries_learned(self, name: str) -> bool:
         upstream = self._before(self.inputs[name])
-        return any(holder in upstream for holder in self.holder.values())
+        return any(name in upstream for held in self.holders.values() for name in held)
 
     def obstacle(self) -> str:
         """Why nothing can be tuned, naming the node in the way."""
@@ -290,7 +290,7 @@ class _Graph:
                 f"{blocking.op_type} '{blocking.name}' has no rewrite. "
                 "`onnxtune inspect` lists every such node."
             )
-        if not self.holder:
+        if not self.holders:
             return "the model holds no learned tensors."
         stops = [node for name, node in self.nodes.items() if not self._paths[name]]
         if not stops:

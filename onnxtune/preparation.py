@@ -10,7 +10,7 @@ from onnx import helper
 
 from onnxtune.errors import ModelError
 from onnxtune.model import Model
-from onnxtune.runtime import ValueType, declared_types, value_types
+from onnxtune.runtime import ValueType, declared_types, session, value_types
 from rewrites.core.graph_pass import STANDARD_DOMAINS
 from rewrites.core.naming import node_names
 from rewrites.core.registry import find
@@ -211,13 +211,25 @@ def _to_opset(proto: onnx.ModelProto, types: dict[str, ValueType]) -> onnx.Model
     ranks = {value.name: len(value.shape) for value in types.values() if value.shape is not None}
     if current < OLDEST_OPSET:
         _modernise_softmax(proto, ranks)
+    kept = onnx.ModelProto.FromString(proto.SerializeToString()) if current > OPSET else None
+    converted: onnx.ModelProto | None
     if not proto.functions and all(means_the_same(n, current, ranks) for n in proto.graph.node):
         set_opset(proto, "", OPSET)
-        return proto
-    converted = _converted(proto)
+        converted = proto
+    else:
+        converted = _converted(proto)
     if converted is not None:
-        return converted
+        # An older operator may lack a type or an attribute that a newer one has.
+        return converted if kept is None or _runs(converted) else kept
     return proto
+
+
+def _runs(proto: onnx.ModelProto) -> bool:
+    try:
+        session(proto, optimize=False)
+    except ModelError:
+        return False
+    return True
 
 
 def means_the_same(node: onnx.NodeProto, opset: int, ranks: dict[str, int] | None = None) -> bool:

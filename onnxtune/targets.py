@@ -56,7 +56,7 @@ def split_rows(
     if not classes:
         count = round(share * len(target))
         return np.sort(order[count:]), np.sort(order[:count])
-    ranked = order[np.argsort(target[order], kind="stable")]
+    ranked = order[np.argsort(np.ravel(target)[order], kind="stable")]
     place = np.arange(len(ranked))
     # Along the rows sorted by class, every 1/share-th one is held out.
     held = np.floor((place + 1) * share) > np.floor(place * share)

@@ -14,6 +14,7 @@ import torch
 import onnxtune
 from onnxtune.agreement import as_values
 from onnxtune.calibration import feed_spreads
+from onnxtune.classes import Labels
 from onnxtune.conversion import check_temperature
 from onnxtune.data import Table, take
 from onnxtune.data import load as load_data
@@ -112,9 +113,9 @@ def tune(
     spreads = feed_spreads(prepared, fitted.feed)
     mode = _MODES[routing]
     module = OnnxModule(prepared, cut, spreads, mode, width).to(where)
-    columns, distribution = _look_at(module, fitted)
-    source = module.links[name]
-    chosen = choose_loss(loss, Output(source, columns, len(labels or ()), distribution))
+    scored = _look_at(module, fitted, name, labels)
+    columns = scored.columns
+    chosen = choose_loss(loss, scored)
     target = target_for(fitted, chosen, labels, columns)
     if held_out is None:
         kept, out = split_rows(target, chosen.target != "numbers", float(valid), rng)  # type: ignore[arg-type]
@@ -262,17 +263,17 @@ def _tables(prepared: Prepared, X: Any, y: Any, valid: Any) -> tuple[Table, Tabl
     return given, None
 
 
-def _look_at(module: OnnxModule, table: Table) -> tuple[int, bool]:
-    """The output's number of columns, and whether its rows are distributions, on some rows."""
+def _look_at(module: OnnxModule, table: Table, output: str, labels: Labels | None) -> Output:
+    """What the output is, by its link and its values on some rows."""
     few = module.core_inputs(take(table.feed, slice(0, 1000)))
     routing, module.routing = module.routing, "hard"
     with torch.no_grad():
         found = next(iter(module(*module.to_tensors(few)).values()))
     module.routing = routing
     value = found.reshape(min(1000, table.rows), -1)
-    sums = value.sum(dim=1)
-    distribution = bool((value >= -1e-6).all() and ((sums - 1).abs() < 1e-3).all())
-    return value.shape[1], distribution
+    share = bool(((value >= -1e-6) & (value <= 1 + 1e-6)).all())
+    even = bool(((value.sum(dim=1) - 1).abs() < 1e-3).all())
+    return Output(module.links[output], value.shape[1], len(labels or ()), share and even, share)
 
 
 def _trainable(module: OnnxModule, routing: TuneRouting, freeze: str | Iterable[str]) -> list[str]:

@@ -287,3 +287,81 @@ def test_what_is_said_of_outputs_stays() -> None:
     model = parse(SIGMOIDS)
     model.graph.output[1].doc_string = "the probabilities"
     assert convert(model, form="hard").graph.output[1].doc_string == "the probabilities"
+
+
+def test_a_probability_in_one_column_is_no_logit() -> None:
+    """The second column of a forest's probabilities, beside the label."""
+    X = rows(600)
+    y = ((X.sum(axis=1) + rows(600, 1, 1)[:, 0]) > 0).astype(int)
+    forest = RandomForestClassifier(10, max_depth=3, random_state=0).fit(X[:300], y[:300])
+    model = to_onnx(
+        forest, X[:1], target_opset={"": 17, "ai.onnx.ml": 1}, options={"zipmap": False}
+    )
+    model.graph.node.add(
+        op_type="Gather", input=["probabilities", "second"], output=["p1"], name="p1"
+    )
+    model.graph.node[-1].attribute.append(onnx.helper.make_attribute("axis", 1))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "second"))
+    del model.graph.output[1]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("p1", 1, [None, 1]))
+    for valid in (0.2, (X[300:450], y[300:450])):
+        result = tune(model, X[:300], y[:300], valid=valid, epochs=4)  # type: ignore[arg-type]
+        p = run(result.model(), {"X": X[:300]})["p1"][:, 0]
+        own = -np.log(np.where(y[:300] == 1, p, 1 - p) + 1e-3).mean()
+        assert result.history[-1].train == pytest.approx(own, abs=0.25)
+        assert result.history[-1].train < 0.6
+
+
+def test_two_products_with_one_matrix() -> None:
+    body = """g (float[N, 2] a, float[N, 2] b) => (float[N, 2] y{more}) {{
+        first = MatMul (a, w)
+        {second} = MatMul (b, w)
+        y = {last}
+    }}"""
+    feed = {"a": rows(20), "b": rows(20, seed=1)}
+    w = np.array([[1, 2], [3, 4]], np.float32)
+    joined = parse(body.format(more="", second="other", last="Add (first, other)"), w=w)
+    apart = parse(body.format(more=", float[N, 2] z", second="z", last="Identity (first)"), w=w)
+    for model, outputs in ((joined, None), (apart, None), (apart, "z")):
+        module = to_torch(model, output=outputs)
+        assert list(module.tensors()) == ["w"]
+        expected = run(model, feed)
+        for name, value in module.predict(feed).items():
+            np.testing.assert_allclose(value.detach(), expected[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("opset", [9, 12])
+def test_a_replacement_in_an_old_opset(opset: int) -> None:
+    X = rows(200)
+    y = (X[:, 0] > 0) * 1
+    forest = RandomForestClassifier(4, max_depth=3, random_state=0).fit(X, y)
+    old = {"": opset, "ai.onnx.ml": 1}
+    model = to_onnx(forest, X[:1], target_opset=old, options={"zipmap": False})
+    module = to_torch(model, routing="hard")
+    with torch.no_grad():
+        for name, tensor in module.tensors().items():
+            if "leaf" in name:
+                tensor.sub_(0.01)  # shares lose their sign
+    expected = module.predict(X)["probabilities"].detach()
+    for form in ("native", "hard"):
+        found = run(module.model(form), {"X": X})["probabilities"]  # type: ignore[arg-type]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_strings_are_compared_in_a_new_opset() -> None:
+    model = parse(
+        """g (string[N, 1] s, float[N, 2] x) => (float[N, 1] y) {
+            same = Equal (s, key)
+            flag = Cast <to = 1> (same)
+            all = Concat <axis = 1> (x, flag)
+            y = MatMul (all, w)
+        }""",
+        21,
+        w=rows(3, 1),
+    )
+    model.graph.initializer.append(
+        onnx.helper.make_tensor("key", onnx.TensorProto.STRING, [1], [b"red"])
+    )
+    feed = {"s": np.array([["red"], ["blue"]] * 20, object), "x": rows(40)}
+    found = to_torch(model).predict(feed)["y"].detach()
+    np.testing.assert_allclose(found, run(model, feed)["y"], rtol=1e-5, atol=1e-6)
