@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from onnxtune.preparation import (
     set_opset,
 )
 from rewrites.core.graph_pass import Plan, rewrite_graph
-from rewrites.core.rewrite import Tensor
+from rewrites.core.rewrite import Routing, Tensor
 
 _log = logging.getLogger(__name__)
 
@@ -66,11 +66,18 @@ def convert(
     width = check_temperature(temperature)
     prepared = prepare(load(model, data))
     spreads = {} if data is None else node_spreads(prepared, data)
-    soft: Iterable[str] = ()
-    if form == "soft":
-        roles = partition(prepared).roles
-        soft = [name for name, role in roles.items() if role == "core"]
-    return rewritten(prepared, Plan(dict.fromkeys(soft, "soft"), width, spreads))
+    routing = soft_routing(prepared) if form == "soft" else {}
+    return rewritten(prepared, Plan(routing, width, spreads))
+
+
+def soft_routing(prepared: Prepared, outputs: Sequence[str] | None = None) -> dict[str, Routing]:
+    """The nodes that a soft form routes softly: the core on the way to these outputs, or to all.
+
+    Raises:
+        UnsupportedError: nothing in the model has a gradient.
+    """
+    roles = partition(prepared, outputs).roles
+    return {name: "soft" for name, role in roles.items() if role == "core"}
 
 
 def check_temperature(temperature: float | Literal["auto"]) -> float:

@@ -11,11 +11,10 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from onnxtune.conversion import from_ir, rewritten, to_ir
+from onnxtune.conversion import from_ir, rewritten, soft_routing, to_ir
 from onnxtune.errors import ArgumentError
 from onnxtune.learned import ir_node
 from onnxtune.model import Model, load
-from onnxtune.partition import partition
 from onnxtune.preparation import (
     OLDEST_IR,
     OLDEST_OPSET,
@@ -30,7 +29,7 @@ from rewrites.core.builder import Builder
 from rewrites.core.graph_pass import Plan, replace
 from rewrites.core.naming import node_names
 from rewrites.core.registry import find
-from rewrites.core.rewrite import Array, Replacement, Routing
+from rewrites.core.rewrite import Array, Replacement
 
 SavedForm = Literal["native", "hard", "soft"]
 SAVED_FORMS: tuple[SavedForm, ...] = ("native", "hard", "soft")
@@ -197,10 +196,7 @@ def written(
     if form == "native":
         return tuned.proto
     again = prepare(load(tuned.proto)) if tuned.changed else prepared
-    routing: dict[str, Routing] = {}
-    if form == "soft":
-        roles = partition(again, outputs).roles
-        routing = {name: "soft" for name, role in roles.items() if role == "core"}
+    routing = soft_routing(again, outputs) if form == "soft" else {}
     # A node that stands in for another is called `<node>/...`, and reads what that one read.
     known = dict(spreads)
     for node in again.proto.graph.node:

@@ -235,7 +235,10 @@ class OnnxModule(nn.Module):
             DataError: the data do not fit the model.
         """
         inputs = input_types(self.prepared.source.proto)
-        feed = load_data(data, inputs, allow_empty=True).feed
+        return self.run_prefix(load_data(data, inputs, allow_empty=True).feed)
+
+    def run_prefix(self, feed: Mapping[str, Array]) -> list[Array]:
+        """Like `core_inputs`, of a feed as `onnxtune.data.load` makes it."""
         if self.cut.prefix is None:
             return [np.asarray(feed[name]) for name in self.input_names]
         if self._prefix is None:

@@ -265,15 +265,24 @@ def _tables(prepared: Prepared, X: Any, y: Any, valid: Any) -> tuple[Table, Tabl
 
 def _look_at(module: OnnxModule, table: Table, output: str, labels: Labels | None) -> Output:
     """What the output is, by its link and its values on some rows."""
-    few = module.core_inputs(take(table.feed, slice(0, 1000)))
-    routing, module.routing = module.routing, "hard"
-    with torch.no_grad():
-        found = next(iter(module(*module.to_tensors(few)).values()))
-    module.routing = routing
-    value = found.reshape(min(1000, table.rows), -1)
+    found = _hard_output(module, _some_rows(table), output)
+    value = found.reshape(len(found), -1)
     share = bool(((value >= -1e-6) & (value <= 1 + 1e-6)).all())
     even = bool(((value.sum(dim=1) - 1).abs() < 1e-3).all())
     return Output(module.links[output], value.shape[1], len(labels or ()), share and even, share)
+
+
+def _some_rows(table: Table) -> dict[str, Array]:
+    return take(table.feed, slice(0, 1000))
+
+
+def _hard_output(module: OnnxModule, feed: Mapping[str, Array], output: str) -> torch.Tensor:
+    """What the model with hard routing says, without gradient; the module's routing stays."""
+    routing, module.routing = module.routing, "hard"
+    with torch.no_grad():
+        found: torch.Tensor = module(*module.to_tensors(module.run_prefix(feed)))[output]
+    module.routing = routing
+    return found
 
 
 def _trainable(module: OnnxModule, routing: TuneRouting, freeze: str | Iterable[str]) -> list[str]:
@@ -290,7 +299,7 @@ def _trainable(module: OnnxModule, routing: TuneRouting, freeze: str | Iterable[
 
 
 def _rows(module: OnnxModule, table: Table, target: Array) -> Rows:
-    arrays = module.core_inputs(table.feed)
+    arrays = module.run_prefix(table.feed)
     for name, array in zip(module.input_names, arrays, strict=True):
         if array.shape[:1] != (table.rows,):
             raise UnsupportedError(
@@ -322,12 +331,9 @@ def _check_file(module: OnnxModule, proto: onnx.ModelProto, table: Table, output
     Raises:
         OnnxTuneError: it does not; the model is not handed out.
     """
-    few = take(table.feed, slice(0, 1000))
+    few = _some_rows(table)
     expected = as_values(proto, run(proto, few, [output]))[output].numbers
-    routing, module.routing = module.routing, "hard"
-    with torch.no_grad():
-        found = module(*module.to_tensors(module.core_inputs(few)))[output].cpu().numpy()
-    module.routing = routing
+    found = _hard_output(module, few, output).cpu().numpy()
     expected = expected.reshape(found.shape)
     size = float(np.sqrt(np.nanmean(np.square(expected)))) if expected.size else 0.0
     close = np.isclose(found, expected, rtol=1e-3, atol=1e-3 * size, equal_nan=True)

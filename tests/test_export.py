@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from graphs import parse
 from onnx import numpy_helper
 from pipelines import PIPELINES, exported
 
@@ -16,16 +17,6 @@ from onnxtune.preparation import prepare
 from onnxtune.runtime import run
 from onnxtune.sampling import sample
 from onnxtune.torch_module import learned_tensors, to_torch
-
-
-def parse(body: str, opset: int = 17, **initializers: np.ndarray) -> onnx.ModelProto:
-    model = onnx.parser.parse_model(
-        f"""<ir_version: 7, opset_import: ["" : {opset}, "ai.onnx.ml" : 1]> {body}"""
-    )
-    model.graph.initializer.extend(
-        numpy_helper.from_array(value, name) for name, value in initializers.items()
-    )
-    return model
 
 
 def write(model: onnx.ModelProto, **tensors: np.ndarray) -> Native:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from graphs import parse
 from onnx import TensorProto, helper, numpy_helper
 from pipelines import exported, mixed
 
@@ -19,16 +20,6 @@ from onnxtune.torch_module import to_torch
 
 def cut(model: onnx.ModelProto, outputs: list[str] | None = None) -> Partition:
     return partition(prepare(load(model)), outputs)
-
-
-def parse(body: str, **initializers: np.ndarray) -> onnx.ModelProto:
-    model = onnx.parser.parse_model(
-        f"""<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]> {body}"""
-    )
-    model.graph.initializer.extend(
-        numpy_helper.from_array(value, name) for name, value in initializers.items()
-    )
-    return model
 
 
 def test_encoders_are_prefix_and_labels_tail() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from graphs import parse
 from onnx import numpy_helper
 from skl2onnx import to_onnx
 from sklearn.ensemble import RandomForestClassifier
@@ -30,14 +31,6 @@ Array = np.ndarray
 
 def rows(count: int = 400, width: int = 2, seed: int = 0) -> Array:
     return np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32)
-
-
-def parse(body: str, opset: int = 17, **held: Array) -> onnx.ModelProto:
-    model = onnx.parser.parse_model(
-        f"""<ir_version: 8, opset_import: ["" : {opset}, "ai.onnx.ml" : 1]> {body}"""
-    )
-    model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in held.items())
-    return model
 
 
 def test_missing_values_before_a_scaler_leave_its_numbers_finite() -> None:
