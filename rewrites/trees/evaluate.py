@@ -9,7 +9,7 @@ from rewrites.core.builder import Builder
 from rewrites.trees.ensemble import Ensemble
 from rewrites.trees.level_wise import level_wise
 from rewrites.trees.tensors import is_dense
-from rewrites.trees.traversal import traversal
+from rewrites.trees.traversal import reduce_leaves, traversal
 
 
 def raw_scores(builder: Builder, ensemble: Ensemble, x: ir.Value) -> ir.Value:
@@ -18,7 +18,8 @@ def raw_scores(builder: Builder, ensemble: Ensemble, x: ir.Value) -> ir.Value:
     if ensemble.depth == 0:
         return _constant_scores(builder, ensemble, x, values)
     if builder.routing == "hard":
-        return traversal(builder, ensemble, x, values)
+        groups = traversal(builder, ensemble, x)
+        return reduce_leaves(builder, groups, values, ensemble.values.shape[1], "Sum")
     return level_wise(builder, ensemble, x, values)
 
 

@@ -1,11 +1,15 @@
 """Hard routing by following each row from node to node: exact, and linear in depth.
 
-Seven operators a level whatever the number of trees; memory is rows x trees.
+Rows run along the last axis and trees along the first, so that a look-up is a GatherElements
+within a tree's own table: seven operators a level, whatever the number of trees. Memory is
+rows x trees; trees of much the same size go down together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -14,83 +18,211 @@ from rewrites.core.builder import Builder
 from rewrites.core.rewrite import Array
 from rewrites.trees.columns import exact
 from rewrites.trees.ensemble import Ensemble
+from rewrites.trees.tables import NodeTables, features_of, node_tables
+
+# Columns of leaf values up to which each is looked up for itself; beyond, whole rows are.
+_FEW_COLUMNS = 4
+
+# Groups of trees that go down together, at most.
+_MOST_GROUPS = 8
 
 
 @dataclass(frozen=True)
-class _Tables:
-    """Tables over all nodes, numbered so that a true child follows its false sibling.
+class Reached:
+    """Where the rows end in a group of G trees.
 
-    `slot` is the inner node's number, or I for a leaf; `leaf_row` the leaf's number, or 0.
-    A leaf is its own first child.
+    `at` is [G, N] int32, the number of the node within its tree; `leaves` [G, S] the number of
+    the leaf that each node of the padded tables is, 0 for the others.
     """
 
-    slot: Array
-    leaf_row: Array
-    first_child: Array
+    name: str
+    at: ir.Value
+    leaves: Array
 
 
-def _tables(ensemble: Ensemble) -> _Tables:
-    slots, rows, firsts = [], [], []
-    start, inner_seen, leaf_seen = 0, 0, 0
-    # Where each place of the level's frontier stands in this module's numbering of the level.
-    position = np.arange(ensemble.roots)
-    inner_count = len(ensemble.features)
-    for level in ensemble.levels:
-        size, inner, leaves = len(position), len(level.inner), len(level.leaves)
-        slot = np.full(size, inner_count)
-        slot[position[level.inner]] = inner_seen + np.arange(inner)
-        row = np.zeros(size, np.int64)
-        row[position[level.leaves]] = leaf_seen + np.arange(leaves)
-        first = start + np.arange(size)
-        first[position[level.inner]] = start + size + 2 * np.arange(inner)
-        slots.append(slot)
-        rows.append(row)
-        firsts.append(first)
-        start, inner_seen, leaf_seen = start + size, inner_seen + inner, leaf_seen + leaves
-        position = np.concatenate([2 * np.arange(inner), 2 * np.arange(inner) + 1])
-    return _Tables(
-        slot=np.concatenate(slots),
-        leaf_row=np.concatenate(rows),
-        first_child=np.concatenate(firsts),
-    )
-
-
-def traversal(builder: Builder, ensemble: Ensemble, x: ir.Value, leaf_values: ir.Value) -> ir.Value:
-    """Raw scores [N, K] of rows x [N, F]; an ensemble of depth 0 is not for this form."""
-    tables = _tables(ensemble)
-    dtype = ensemble.thresholds.dtype
-    # A leaf's threshold is NaN, so that no value passes it and the row stays where it is.
-    beyond = builder.constant("no_threshold", np.full(1, np.nan, dtype))
-    padded = builder.op("Concat", builder.tensor("thresholds"), beyond, axis=0)
-    slot = builder.constant("slot", tables.slot, np.int32)
-    thresholds = builder.op("Gather", padded, slot, axis=0)
+def traversal(builder: Builder, ensemble: Ensemble, x: ir.Value) -> list[Reached]:
+    """The leaves that rows x [N, F] reach; an ensemble of depth 0 is not for this form."""
+    tables = node_tables(ensemble)
     source, columns = exact(builder, ensemble, x)
-    features = np.append(columns, 0)[tables.slot]
-    feature_table = builder.constant("node_features", features, np.int64)
-    child_table = builder.constant("first_child", tables.first_child, np.int32)
+    turned = builder.op("Transpose", source, perm=[1, 0])
+    # A leaf's threshold is NaN, so that no value passes it and the row stays where it is.
+    beyond = builder.constant("no_threshold", np.full(1, np.nan, ensemble.thresholds.dtype))
+    thresholds = builder.op("Concat", builder.tensor("thresholds"), beyond, axis=0)
+    features = features_of(tables, columns)
+    groups = _groups(tables)
+    return [
+        _descend(builder, tables, trees, f"group_{number}_" if len(groups) > 1 else "",
+                 features, turned, thresholds)
+        for number, trees in enumerate(groups)
+    ]  # fmt: skip
 
-    roots = slice(0, ensemble.roots)
-    root_slot = builder.constant("root_slot", tables.slot[roots], np.int32)
-    root_threshold = builder.op("Gather", padded, root_slot, axis=0)
-    root_feature = builder.constant("root_features", features[roots], np.int64)
-    root_child = builder.constant("root_child", tables.first_child[roots], np.int32)
-    value = builder.op("Gather", source, root_feature, axis=1)
-    at = _step(builder, value, root_threshold, root_child)
-    for _ in range(ensemble.depth - 1):
-        feature = builder.op("Gather", feature_table, at, axis=0)
-        value = builder.op("GatherElements", source, feature, axis=1)
-        threshold = builder.op("Gather", thresholds, at, axis=0)
-        at = _step(builder, value, threshold, builder.op("Gather", child_table, at, axis=0))
 
-    row_table = builder.constant("leaf_row", tables.leaf_row, np.int32)
-    values = builder.op("Gather", leaf_values, row_table, axis=0)
-    reached = builder.op("Gather", values, at, axis=0)
-    return builder.op("ReduceSum", reached, builder.constant("axis_1", [1], np.int64), keepdims=0)
+def _descend(
+    builder: Builder,
+    tables: NodeTables,
+    trees: Array,
+    name: str,
+    features: Array,
+    turned: ir.Value,
+    thresholds: ir.Value,
+) -> Reached:
+    """Follow every row down the trees of one group."""
+    place, real = _padded(tables, trees)
+    slots = np.where(real, tables.slots[place], tables.inner)
+    index = np.minimum(slots, tables.inner)
+    own = np.arange(place.shape[1])
+    child = np.where(real, tables.children[place], own)
+    feature = np.where(real, features[place], 0)
+
+    def held(role: str, array: Array) -> ir.Value:
+        return builder.constant(f"{name}{role}", array, np.int32)
+
+    feature_table = held("node_features", feature)
+    child_table = held("first_child", child)
+    threshold_table = builder.op("Gather", thresholds, held("slot", index), axis=0)
+    root_feature = builder.constant(f"{name}root_features", feature[:, 0], np.int64)
+    root_slot = held("root_slot", index[:, :1])
+    root_threshold = builder.op("Gather", thresholds, root_slot, axis=0)
+    value = builder.op("Gather", turned, root_feature, axis=0)
+    at = _step(builder, value, root_threshold, held("root_child", child[:, :1]))
+    for _ in range(int(tables.depths[trees].max()) - 1):
+        read = builder.op("GatherElements", feature_table, at, axis=1)
+        value = builder.op("GatherElements", turned, read, axis=0)
+        threshold = builder.op("GatherElements", threshold_table, at, axis=1)
+        next_child = builder.op("GatherElements", child_table, at, axis=1)
+        at = _step(builder, value, threshold, next_child)
+    return Reached(name, at, np.maximum(slots - tables.inner, 0))
 
 
 def _step(
     builder: Builder, value: ir.Value, threshold: ir.Value, first_child: ir.Value
 ) -> ir.Value:
-    """The next node of every row in every tree: the first child, or the one behind it."""
+    """The next node of every row in every tree: the false child, or the true one behind it."""
     passed = builder.op("LessOrEqual", value, threshold)
     return builder.op("Add", first_child, builder.op("Cast", passed, to=int(ir.DataType.INT32)))
+
+
+def reduce_leaves(
+    builder: Builder,
+    groups: Sequence[Reached],
+    table: ir.Value,
+    columns: int,
+    how: Literal["Sum", "Min", "Max"],
+) -> ir.Value:
+    """[N, K]: over the trees, the sum (or least, or largest) of the rows of `table` [L, K]."""
+    axis = builder.constant("axis_0", [0], np.int64)
+    parts = []
+    for group in groups:
+        if columns > _FEW_COLUMNS:
+            leaf = builder.constant(f"{group.name}leaf", group.leaves, np.int32)
+            number = builder.op("GatherElements", leaf, group.at, axis=1)
+            values = builder.op("Gather", table, number, axis=0)
+            parts.append(_reduce(builder, how, values, axis, keepdims=0))
+            continue
+        singles = []
+        for column in range(columns):
+            picked = _column(builder, table, column)
+            leaf = builder.constant(f"{group.name}leaf", group.leaves, np.int32)
+            by_node = builder.op("Gather", picked, leaf, axis=0)
+            values = builder.op("GatherElements", by_node, group.at, axis=1)
+            singles.append(_reduce(builder, how, values, axis, keepdims=1))
+        total = singles[0] if columns == 1 else builder.op("Concat", *singles, axis=0)
+        parts.append(builder.op("Transpose", total, perm=[1, 0]))
+    if len(parts) == 1:
+        return parts[0]
+    return builder.op(how, *parts)
+
+
+def _column(builder: Builder, table: ir.Value, column: int) -> ir.Value:
+    index = builder.constant(f"column_{column}", column, np.int64)
+    return builder.op("Gather", table, index, axis=1)
+
+
+def _reduce(
+    builder: Builder, how: str, values: ir.Value, axis: ir.Value, keepdims: int
+) -> ir.Value:
+    if how == "Sum":
+        return builder.op("ReduceSum", values, axis, keepdims=keepdims)
+    # These take their axes as an attribute up to opset 17, and as an input since.
+    return builder.op(f"Reduce{how}", values, axes=[0], keepdims=keepdims)
+
+
+def _padded(tables: NodeTables, trees: Array) -> tuple[Array, Array]:
+    """[G, S] the place of each node of these trees, and whether there is one."""
+    sizes = tables.sizes[trees]
+    number = np.arange(int(sizes.max()))
+    real = number < sizes[:, None]
+    return np.where(real, tables.starts[trees][:, None] + number, 0), real
+
+
+def _groups(tables: NodeTables) -> list[Array]:
+    """Trees that go down together: few groups, little padding, few levels gone in vain.
+
+    Trees are ordered by size, roughly, and then by depth. Of 1, 2, ... groups, cut where the padded levels are fewest, the
+    first is taken that leaves little to gain: each group costs operators, and so time at a batch
+    of one.
+    """
+    order = np.lexsort((tables.depths, np.log2(tables.sizes).astype(np.int64)))
+    sizes, depths = tables.sizes[order], tables.depths[order]
+    ends = np.unique(np.linspace(0, len(order), min(len(order), 32) + 1).astype(np.int64))
+    span = np.diff(ends)
+    deepest = np.maximum.reduceat(depths, ends[:-1])
+    largest = np.maximum.reduceat(sizes, ends[:-1])
+    blocks = len(span)
+    # work[i, j], held[i, j]: of a group of the blocks i to j.
+    work = np.full((blocks, blocks), np.inf)
+    padded = np.full((blocks, blocks), np.inf)
+    for i in range(blocks):
+        trees = np.cumsum(span[i:])
+        work[i, i:] = trees * np.maximum.accumulate(deepest[i:])
+        padded[i, i:] = trees * largest[i:]
+    cuts = _best_cuts(work + padded * (work[0, -1] / padded[0, -1]), min(_MOST_GROUPS, blocks))
+    totals = [sum(work[i, j] for i, j in cut) for cut in cuts]
+    room = [sum(padded[i, j] for i, j in cut) for cut in cuts]
+    enough = max(2.0 * float(sizes.sum()), 1e5)
+    for cut, total, held in zip(cuts, totals, room, strict=True):
+        if (total <= 1.25 * min(totals) and held <= enough) or cut is cuts[-1]:
+            return [order[ends[i] : ends[j + 1]] for i, j in cut]
+    raise AssertionError
+
+
+def _best_cuts(cost: Array, most: int) -> list[list[tuple[int, int]]]:
+    """For 1, 2, ... `most` groups of consecutive blocks, the cheapest: [(first, last), ...]."""
+    blocks = len(cost)
+    best = [cost[:, -1].copy()]
+    for _ in range(most - 1):
+        after = np.append(best[-1][1:], np.inf)
+        best.append(np.min(cost + after[None, :], axis=1))
+    cuts = []
+    for count in range(most):
+        at, cut = 0, []
+        for left in range(count, -1, -1):
+            if left == 0:
+                cut.append((at, blocks - 1))
+                break
+            after = np.append(best[left - 1][1:], np.inf)
+            last = int(np.argmin(cost[at] + after))
+            cut.append((at, last))
+            at = last + 1
+        cuts.append(cut)
+    return cuts
+
+
+def reached_leaves(builder: Builder, ensemble: Ensemble, x: ir.Value) -> ir.Value:
+    """[N, T] int32: the number of the leaf that each row reaches in each tree."""
+    groups = traversal(builder, ensemble, x)
+    tables = node_tables(ensemble)
+    order = np.concatenate(_groups(tables))
+    parts = [
+        builder.op(
+            "GatherElements",
+            builder.constant(f"{group.name}leaf_number", group.leaves, np.int32),
+            group.at,
+            axis=1,
+        )
+        for group in groups
+    ]
+    whole = parts[0] if len(parts) == 1 else builder.op("Concat", *parts, axis=0)
+    back = builder.constant("tree_order", np.argsort(order), np.int64)
+    sorted_back = builder.op("Gather", whole, back, axis=0)
+    return builder.op("Transpose", sorted_back, perm=[1, 0])
