@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from onnxtune.torch_ops import CONVERTERS, Node, Operation
+from onnxtune.torch_node import Node, Operation
+from onnxtune.torch_ops import CONVERTERS
 from rewrites.core.builder import PRIVATE_DOMAIN
 
 _REGISTERING = threading.Lock()

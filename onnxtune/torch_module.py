@@ -262,7 +262,7 @@ class OnnxModule(nn.Module):
         routings: dict[str, Routing] = {
             name: routing if name in trees else "soft" for name in self.cut.roles
         }
-        plan = Plan(routings, 1.0, self.spreads)
+        plan = Plan(routings, 1.0, self.spreads, for_torch=True)
         proto, _ = rewrite_model(self.cut.core, plan)
         links = {name: find_source(proto.graph, v) for name, v in self.cut.outputs.items()}
         self._links[routing] = links

@@ -14,89 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from onnxtune import tree_ops
 from onnxtune.errors import UnsupportedError
-
-Function = Callable[..., Tensor]
-
-
-class Node:
-    """An ONNX node as a converter sees it: attributes, and which inputs are constants."""
-
-    def __init__(self, node: Any, graph: Any) -> None:
-        """Wrap onnx2torch's node and graph."""
-        self.inputs: tuple[str, ...] = node.input_values
-        self.outputs: tuple[str, ...] = node.output_values
-        self.name: str = node.proto.doc_string or node.name
-        self.attributes = node.attributes
-        self._graph = graph
-
-    def has(self, place: int) -> bool:
-        """Whether the input is there."""
-        return place < len(self.inputs) and self.inputs[place] != ""
-
-    def constant(self, place: int) -> np.ndarray[Any, Any] | None:
-        """The value of an input that is an initializer, else None."""
-        if not self.has(place):
-            return None
-        held = self._graph.initializers.get(self.inputs[place])
-        return None if held is None else held.to_numpy()
-
-    def integers(self, place: int, attribute: str | None = None) -> list[int] | None:
-        """Integers that an input, or in older opsets an attribute, holds; None where absent.
-
-        Raises:
-            UnsupportedError: the input is computed, not a constant.
-        """
-        if attribute is not None and attribute in self.attributes:
-            found = self.attributes[attribute]
-            return [int(v) for v in found] if isinstance(found, list) else [int(found)]
-        if not self.has(place):
-            return None
-        held = self.constant(place)
-        if held is None:
-            raise UnsupportedError(
-                f"'{self.name}': its input '{self.inputs[place]}' is computed in the graph; "
-                "torch needs it as a constant."
-            )
-        return [int(value) for value in np.ravel(held)]
-
-
-class Operation(nn.Module):
-    """A function of the inputs at `places`, with index arrays as buffers in front of them."""
-
-    def __init__(self, function: Function, *indices: np.ndarray[Any, Any]) -> None:
-        """Hold the function and its index arrays."""
-        super().__init__()
-        self.function = function
-        self.index_count = len(indices)
-        for number, index in enumerate(indices):
-            tensor = torch.from_numpy(np.array(index))
-            self.register_buffer(f"index_{number}", tensor, persistent=False)
-
-    def forward(self, *values: Tensor) -> Tensor:
-        """Apply the function."""
-        indices = [getattr(self, f"index_{number}") for number in range(self.index_count)]
-        return self.function(*indices, *values)
-
-
-def _straight_through(node: Node) -> tuple[Operation, list[int]]:
-    """Forward a step, value <= threshold; backward the sigmoid of the scaled distance.
-
-    Bengio, Leonard, Courville (2013), "Estimating or Propagating Gradients Through Stochastic
-    Neurons", section 4; here with the sigmoid's own derivative in place of the identity.
-    """
-
-    def gate(threshold: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-        # Without a distance (NaN, or both infinite) there is no gradient: a far gate is flat.
-        distance = ((threshold - value) * slope).nan_to_num(nan=torch.inf)
-        soft = torch.sigmoid(distance)
-        step = (value <= threshold).to(value.dtype)
-        # Exactly the step: where it is 1 the sigmoid is at least a half, so 1 - soft is exact.
-        return soft + (step - soft).detach()
-
-    return Operation(gate), [0, 1, 2]
+from onnxtune.torch_node import Function, Node, Operation
 
 
 def _gather(node: Node) -> tuple[Operation, list[int]]:
@@ -355,7 +277,7 @@ _REDUCTIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
 }
 
 CONVERTERS: dict[str, Callable[[Node], tuple[Operation, list[int]]]] = {
-    "StraightThroughGate": _straight_through,
+    **tree_ops.CONVERTERS,
     "BatchNormalization": _batch_normalization,
     "Cast": _cast,
     "Clip": _clip,

@@ -15,6 +15,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxtune import tree_ops
 from onnxtune.errors import UnsupportedError
 from onnxtune.onnx2torch_bridge import onnx2torch_convert
 from onnxtune.runtime import run
@@ -260,8 +261,8 @@ def tensors(each: Case) -> list[torch.Tensor]:
 
 
 def test_every_converter_has_a_case() -> None:
-    # The straight-through gate has no ONNX form: test_trees.py holds it to a reference.
-    assert {each.operator for each in CASES} == set(CONVERTERS) - {"StraightThroughGate"}
+    # The tree operators have no ONNX form: test_tree_paths.py holds them to a reference.
+    assert {each.operator for each in CASES} == set(CONVERTERS) - set(tree_ops.CONVERTERS)
 
 
 @pytest.mark.parametrize("each", CASES, ids=NAMES)

@@ -28,6 +28,7 @@ class Builder:
         routing: Routing = "hard",
         temperature: float = 0.1,
         spread: Array | None = None,
+        for_torch: bool = False,
     ) -> None:
         """Start an empty recording for the node of this (unique) name.
 
@@ -37,12 +38,14 @@ class Builder:
             routing: how decision nodes pass a row on.
             temperature: width of a soft gate in units of its feature's spread.
             spread: standard deviation of each feature of the node's first input, [F].
+            for_torch: whether operators of the private domain may be used.
         """
         self.node_name = node_name
         self.tensors = tensors
         self.routing: Routing = routing
         self.temperature = temperature
         self.spread = spread
+        self.for_torch = for_torch
         self.tape = Tape()
         self._held: dict[str, ir.Value] = {}
 

@@ -26,11 +26,13 @@ class Plan:
         routing: node name -> routing. A node that is not named is hard.
         temperature: width of a soft gate in units of its feature's spread.
         spreads: node name -> standard deviation of each feature of its first input, [F].
+        for_torch: whether operators of the private domain may be used.
     """
 
     routing: Mapping[str, Routing]
     temperature: float
     spreads: Mapping[str, Array]
+    for_torch: bool = False
 
 
 def rewrite_graph(model: ir.Model, plan: Plan) -> dict[str, Tensor]:
@@ -55,7 +57,7 @@ def rewrite_graph(model: ir.Model, plan: Plan) -> dict[str, Tensor]:
             _log.info("left as it is: %s", error)
             continue
         routing = plan.routing.get(name, "hard")
-        builder = Builder(name, tensors, routing, plan.temperature, spread)
+        builder = Builder(name, tensors, routing, plan.temperature, spread, plan.for_torch)
         replace(model.graph, node, builder, rewrite.soften(node, builder))
         declared.update({f"{name}/{role}": tensor for role, tensor in tensors.items()})
     return declared

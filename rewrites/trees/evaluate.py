@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import numpy as np
 import onnx_ir as ir
 
 from rewrites.core.builder import Builder
 from rewrites.trees.ensemble import Ensemble
-from rewrites.trees.level_wise import level_wise
+from rewrites.trees.level_wise import leaf_shares, reduce_shares
+from rewrites.trees.paths import leaf_sum, tree_leaves, tree_paths
 from rewrites.trees.tensors import is_dense
 from rewrites.trees.traversal import reduce_leaves, traversal
+
+Reduction = Literal["Sum", "Min", "Max"]
+
+# (table [L, K] of a number per leaf and column, K, reduction) -> [N, K] over the trees.
+Reduce = Callable[[ir.Value, int, Reduction], ir.Value]
 
 
 def raw_scores(builder: Builder, ensemble: Ensemble, x: ir.Value) -> ir.Value:
     """Sum over the trees of the values of the leaves reached, [N, K], without base values."""
-    values = _leaf_values(builder, ensemble)
-    if ensemble.depth == 0:
-        return _constant_scores(builder, ensemble, x, values)
-    if builder.routing == "hard":
-        groups = traversal(builder, ensemble, x)
-        return reduce_leaves(builder, groups, values, ensemble.values.shape[1], "Sum")
-    return level_wise(builder, ensemble, x, values)
+    reduce = routed(builder, ensemble, x)
+    return reduce(_leaf_values(builder, ensemble), ensemble.values.shape[1], "Sum")
+
+
+def routed(builder: Builder, ensemble: Ensemble, x: ir.Value) -> Reduce:
+    """Send the rows x [N, F] down the trees; what comes back reduces tables over their leaves."""
+    if builder.routing == "soft" or ensemble.depth == 0:
+        shares = leaf_shares(builder, ensemble, x)
+        return lambda table, _, how: reduce_shares(builder, ensemble, shares, table, how)
+    if builder.routing == "straight-through":
+        return lambda table, _, how: tree_paths(builder, ensemble, x, table, how)
+    if builder.for_torch:
+        leaves = tree_leaves(builder, ensemble, x)
+        return lambda table, _, how: leaf_sum(builder, leaves, table, how)
+    groups = traversal(builder, ensemble, x)
+    return lambda table, columns, how: reduce_leaves(builder, groups, table, columns, how)
 
 
 def _leaf_values(builder: Builder, ensemble: Ensemble) -> ir.Value:
@@ -34,20 +52,6 @@ def _leaf_values(builder: Builder, ensemble: Ensemble) -> ir.Value:
     place[present] = np.arange(present.sum())
     padded = builder.op("Concat", held, zero, axis=0)
     return builder.op("Gather", padded, builder.constant("entry_index", place, np.int64), axis=0)
-
-
-def _constant_scores(
-    builder: Builder, ensemble: Ensemble, x: ir.Value, values: ir.Value
-) -> ir.Value:
-    """Every tree is a single leaf: the same sums for every row."""
-    axis = builder.constant("axis_0", [0], np.int64)
-    total = builder.op("ReduceSum", values, axis, keepdims=1)
-    # A column of zeros, as long as x, by a comparison that is never true.
-    column = builder.op("Gather", x, builder.constant("first", [0], np.int64), axis=1)
-    dtype = ensemble.values.dtype
-    never = builder.op("LessOrEqual", column, builder.constant("never", np.full(1, np.nan), dtype))
-    zeros = builder.op("Cast", never, to=int(ir.DataType.from_numpy(dtype)))
-    return builder.op("Add", zeros, total)
 
 
 def add_base(builder: Builder, scores: ir.Value) -> ir.Value:

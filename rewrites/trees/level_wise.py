@@ -1,32 +1,38 @@
 """Soft routing level by level: every node's gate, then products down the trees.
 
 Compact (a place per node that exists, not a padded perfect tree) and linear in nodes: a handful
-of operators a level whatever the number of trees; memory is rows x nodes.
+of operators a level whatever the number of trees; memory is rows x nodes. Rows run along the last
+axis, so that to pick some nodes is to copy whole rows of memory.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import onnx_ir as ir
 
-from rewrites.core.builder import PRIVATE_DOMAIN, Builder
+from rewrites.core.builder import Builder
 from rewrites.core.rewrite import Array
-from rewrites.trees import columns
+from rewrites.trees.columns import finite
 from rewrites.trees.ensemble import Ensemble
-from rewrites.trees.tensors import threshold_spreads
+from rewrites.trees.tensors import gate_slopes
 
 
-def level_wise(
-    builder: Builder, ensemble: Ensemble, x: ir.Value, leaf_values: ir.Value
-) -> ir.Value:
-    """Raw scores [N, K] of rows x [N, F]; an ensemble of depth 0 is not for this form."""
-    gates = _gates(builder, ensemble, x)
-    axis = builder.constant("axis_1", [1], np.int64)
+def leaf_shares(builder: Builder, ensemble: Ensemble, x: ir.Value) -> ir.Value:
+    """[L, N]: how much of each row of x [N, F] reaches each leaf."""
     reached: list[ir.Value] = []
+    roots = ensemble.levels[0]
+    if len(roots.leaves):
+        reached.append(_ones(builder, ensemble, x, len(roots.leaves)))
+    if not len(roots.inner):
+        return reached[0]
+    gates = _gates(builder, ensemble, x)
+    axis = builder.constant("axis_0", [0], np.int64)
+    one = builder.constant("one", np.ones(1, ensemble.thresholds.dtype))
     start = 0
     # The share of each row that reaches each place of the frontier; 1 at the roots.
     share: ir.Value | None = None
-    root_leaves = ensemble.levels[0].leaves
     for depth, level in enumerate(ensemble.levels):
         if share is not None and len(level.leaves):
             whole = not len(level.inner)
@@ -36,62 +42,79 @@ def level_wise(
         stop = start + len(level.inner)
         gate = _slice(builder, gates, start, stop, axis)
         if share is None:
-            true_share = gate
-            one = builder.constant("one", np.ones(1, ensemble.thresholds.dtype))
-            false_share = builder.op("Sub", one, gate)
+            true_share, false_share = gate, builder.op("Sub", one, gate)
         else:
             inner = share
             if len(level.leaves):
                 inner = _pick(builder, share, level.inner, depth, "inner")
             true_share = builder.op("Mul", inner, gate)
             false_share = builder.op("Sub", inner, true_share)
-        share = builder.op("Concat", false_share, true_share, axis=1)
+        share = builder.op("Concat", false_share, true_share, axis=0)
         start = stop
+    return reached[0] if len(reached) == 1 else builder.op("Concat", *reached, axis=0)
 
-    shares = reached[0] if len(reached) == 1 else builder.op("Concat", *reached, axis=1)
-    if not len(root_leaves):
-        return builder.op("MatMul", shares, leaf_values)
-    # Trees of a single leaf add the same to every row; their leaves come first.
-    first = builder.constant("root_leaves", np.arange(len(root_leaves)), np.int64)
-    rest = builder.constant(
-        "other_leaves", np.arange(len(root_leaves), len(ensemble.leaf_places)), np.int64
-    )
-    scores = builder.op("MatMul", shares, builder.op("Gather", leaf_values, rest, axis=0))
-    alone = builder.op("Gather", leaf_values, first, axis=0)
-    total = builder.op("ReduceSum", alone, builder.constant("axis_0", [0], np.int64), keepdims=1)
-    return builder.op("Add", scores, total)
+
+def reduce_shares(
+    builder: Builder,
+    ensemble: Ensemble,
+    shares: ir.Value,
+    table: ir.Value,
+    how: Literal["Sum", "Min", "Max"],
+) -> ir.Value:
+    """[N, K]: over the trees, the sum (or least, or largest) of the shares' mean of `table` [L, K].
+
+    The least and the largest take memory for every tree as large as the largest.
+    """
+    if how == "Sum":
+        turned = builder.op("Transpose", table, perm=[1, 0])
+        return builder.op("Transpose", builder.op("MatMul", turned, shares), perm=[1, 0])
+    tree = ensemble.tree_of_leaf
+    counts = np.bincount(tree, minlength=ensemble.roots)
+    by_tree = np.argsort(tree, kind="stable")
+    number = np.arange(counts.max())
+    real = number < counts[:, None]
+    place = np.zeros(real.shape, np.int64)
+    place[real] = by_tree
+    present = builder.constant("is_leaf", real[:, :, None], ensemble.thresholds.dtype)
+    index = builder.constant("leaves_of_tree", place, np.int64)
+    own = builder.op("Mul", builder.op("Gather", shares, index, axis=0), present)
+    values = builder.op("Gather", table, index, axis=0)
+    turned = builder.op("Transpose", values, perm=[0, 2, 1])
+    means = builder.op("MatMul", turned, own)
+    found = builder.op(f"Reduce{how}", means, axes=[0], keepdims=0)
+    return builder.op("Transpose", found, perm=[1, 0])
+
+
+def _ones(builder: Builder, ensemble: Ensemble, x: ir.Value, count: int) -> ir.Value:
+    """[count, N] ones, as many columns as x has rows: a comparison that is never true, negated."""
+    dtype = ensemble.thresholds.dtype
+    column = builder.op("Gather", x, builder.constant("first", [0], np.int64), axis=1)
+    never = builder.op("LessOrEqual", column, builder.constant("never", np.full(1, np.nan), dtype))
+    always = builder.op("Not", never)
+    ones = builder.op("Cast", always, to=int(ir.DataType.from_numpy(dtype)))
+    turned = builder.op("Transpose", ones, perm=[1, 0])
+    index = builder.constant("root_leaves", np.zeros(count), np.int64)
+    return builder.op("Gather", turned, index, axis=0)
 
 
 def _gates(builder: Builder, ensemble: Ensemble, x: ir.Value) -> ir.Value:
-    """[N, I]: how much of each row goes to the true child of each inner node.
+    """[I, N]: how much of each row goes to the true child of each inner node.
 
-    sigmoid((threshold - x) / (temperature * spread)); a step with a sigmoid's gradient for
-    straight-through routing.
+    sigmoid((threshold - x) / (temperature * spread)).
     """
-    dtype = ensemble.thresholds.dtype
-    spread = threshold_spreads(ensemble, builder.spread)
-    # At a vanishing temperature the steepest slope that the type can hold.
-    steepest = float(np.finfo(dtype).max) / 4
-    slopes = 1.0 / np.maximum(builder.temperature * spread, 1.0 / steepest)
-    slope = builder.constant("inverse_temperature", slopes, dtype)
-    if builder.routing == "straight-through":
-        source, features = columns.exact(builder, ensemble, x)
-        value = _read(builder, source, features)
-        thresholds = builder.tensor("thresholds")
-        return builder.op("StraightThroughGate", thresholds, value, slope, domain=PRIVATE_DOMAIN)
-    source, thresholds, features = columns.finite(builder, ensemble, x)
-    distance = builder.op("Sub", thresholds, _read(builder, source, features))
-    return builder.op("Sigmoid", builder.op("Mul", distance, slope))
-
-
-def _read(builder: Builder, source: ir.Value, features: Array) -> ir.Value:
+    source, thresholds, features = finite(builder, ensemble, x)
+    turned = builder.op("Transpose", source, perm=[1, 0])
     index = builder.constant("inner_features", features, np.int64)
-    return builder.op("Gather", source, index, axis=1)
+    value = builder.op("Gather", turned, index, axis=0)
+    column = builder.constant("column_axis", [1], np.int64)
+    distance = builder.op("Sub", builder.op("Unsqueeze", thresholds, column), value)
+    slopes = builder.op("Unsqueeze", gate_slopes(builder, ensemble), column)
+    return builder.op("Sigmoid", builder.op("Mul", distance, slopes))
 
 
 def _pick(builder: Builder, share: ir.Value, places: Array, depth: int, kind: str) -> ir.Value:
     index = builder.constant(f"level_{depth}_{kind}", places, np.int64)
-    return builder.op("Gather", share, index, axis=1)
+    return builder.op("Gather", share, index, axis=0)
 
 
 def _slice(builder: Builder, value: ir.Value, start: int, stop: int, axis: ir.Value) -> ir.Value:

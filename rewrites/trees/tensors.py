@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import onnx_ir as ir
 
+from rewrites.core.builder import Builder
 from rewrites.core.rewrite import Array, Attributes, Constraint, Tensor
 from rewrites.trees.ensemble import Ensemble, neighbours
 
@@ -72,6 +74,16 @@ def threshold_spreads(ensemble: Ensemble, spread: Array | None) -> Array:
     usable = np.isfinite(per_feature) & (per_feature > least)
     fallback = float(per_feature[usable].mean()) if usable.any() else 1.0
     return np.where(usable, per_feature, fallback)[features]
+
+
+def gate_slopes(builder: Builder, ensemble: Ensemble) -> ir.Value:
+    """[I]: one over the width of each gate, temperature times spread."""
+    dtype = ensemble.thresholds.dtype
+    spread = threshold_spreads(ensemble, builder.spread)
+    # At a vanishing temperature the steepest slope that the type can hold.
+    steepest = float(np.finfo(dtype).max) / 4
+    slopes = 1.0 / np.maximum(builder.temperature * spread, 1.0 / steepest)
+    return builder.constant("inverse_temperature", slopes, dtype)
 
 
 def write_back(ensemble: Ensemble, tensors: Mapping[str, Array], prefix: str) -> Attributes:

@@ -158,9 +158,9 @@ def _padded(tables: NodeTables, trees: Array) -> tuple[Array, Array]:
 def _groups(tables: NodeTables) -> list[Array]:
     """Trees that go down together: few groups, little padding, few levels gone in vain.
 
-    Trees are ordered by size, roughly, and then by depth. Of 1, 2, ... groups, cut where the padded levels are fewest, the
-    first is taken that leaves little to gain: each group costs operators, and so time at a batch
-    of one.
+    Trees are ordered by size, roughly, and then by depth. Of 1, 2, ... groups, cut where the padded
+    levels are fewest, the first is taken that leaves little to gain: each group costs operators,
+    and so time at a batch of one.
     """
     order = np.lexsort((tables.depths, np.log2(tables.sizes).astype(np.int64)))
     sizes, depths = tables.sizes[order], tables.depths[order]
@@ -206,23 +206,3 @@ def _best_cuts(cost: Array, most: int) -> list[list[tuple[int, int]]]:
             at = last + 1
         cuts.append(cut)
     return cuts
-
-
-def reached_leaves(builder: Builder, ensemble: Ensemble, x: ir.Value) -> ir.Value:
-    """[N, T] int32: the number of the leaf that each row reaches in each tree."""
-    groups = traversal(builder, ensemble, x)
-    tables = node_tables(ensemble)
-    order = np.concatenate(_groups(tables))
-    parts = [
-        builder.op(
-            "GatherElements",
-            builder.constant(f"{group.name}leaf_number", group.leaves, np.int32),
-            group.at,
-            axis=1,
-        )
-        for group in groups
-    ]
-    whole = parts[0] if len(parts) == 1 else builder.op("Concat", *parts, axis=0)
-    back = builder.constant("tree_order", np.argsort(order), np.int64)
-    sorted_back = builder.op("Gather", whole, back, axis=0)
-    return builder.op("Transpose", sorted_back, perm=[1, 0])

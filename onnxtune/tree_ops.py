@@ -1,0 +1,52 @@
+"""Tree operators of the private domain: they exist in torch only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from onnxtune.torch_node import Node, Operation
+from onnxtune.tree_paths import Trees, leaf_sum, path_scores, reached
+
+
+def _held(node: Node, first: int) -> list[np.ndarray[Any, Any]]:
+    """The five tables of `Trees`, constants from this input on."""
+    found = [node.constant(first + number) for number in range(len(Trees._fields))]
+    return [table for table in found if table is not None]
+
+
+def _tree_paths(node: Node) -> tuple[Operation, list[int]]:
+    """Inputs: thresholds, leaf values, source, slopes, tables."""
+    depth, reduction = int(node.attributes["depth"]), node.attributes["reduction"]
+
+    def scores(*values: Tensor) -> Tensor:
+        return path_scores(Trees(*values[:5]), depth, reduction, *values[5:])
+
+    return Operation(scores, *_held(node, 4)), [0, 1, 2, 3]
+
+
+def _tree_leaves(node: Node) -> tuple[Operation, list[int]]:
+    """Inputs: thresholds, source, tables."""
+    depth = int(node.attributes["depth"])
+
+    def leaves(*values: Tensor) -> Tensor:
+        thresholds, source = values[5:]
+        return reached(Trees(*values[:5]), thresholds, source, depth)
+
+    return Operation(leaves, *_held(node, 2)), [0, 1]
+
+
+def _leaf_sum(node: Node) -> tuple[Operation, list[int]]:
+    """Inputs: leaf values, leaves."""
+    reduction = node.attributes["reduction"]
+    return Operation(lambda table, leaves: leaf_sum(table, leaves, reduction)), [0, 1]
+
+
+CONVERTERS: dict[str, Callable[[Node], tuple[Operation, list[int]]]] = {
+    "LeafSum": _leaf_sum,
+    "TreeLeaves": _tree_leaves,
+    "TreePaths": _tree_paths,
+}
