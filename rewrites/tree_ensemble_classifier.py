@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from rewrites.core.attributes import describe
 from rewrites.core.builder import Builder, numpy_dtype
+from rewrites.core.memory import once
 from rewrites.core.rewrite import (
     Array,
     Attributes,
@@ -19,79 +20,91 @@ from rewrites.core.rewrite import (
     Rewrite,
     Tensor,
 )
-from rewrites.errors import UnsupportedError
+from rewrites.errors import ModelError, UnsupportedError
 from rewrites.scores.labels import beyond, class_labels, largest
-from rewrites.scores.links import apply_link, post_transform
-from rewrites.trees.ensemble import Ensemble, read, weight_ids
-from rewrites.trees.evaluate import add_base, raw_scores
+from rewrites.scores.links import ALL_LINKS, apply_link, as_float, post_transform
+from rewrites.trees.ensemble import Ensemble, ensemble_of
+from rewrites.trees.evaluate import Scores, add_base, raw_scores
+from rewrites.trees.hardening import in_standard_operators, still_the_same
+from rewrites.trees.listed import read_listed
 from rewrites.trees.regressor import as_regressor
 from rewrites.trees.tensors import declare, is_dense, write_back
+from rewrites.trees.two_classes import Column, Rule, two_classes
 
-# How the kernel reads its scores: one label only; two labels with votes for the first, the
-# second or both; three or more.
-Kind = Literal["single", "first", "second", "pair", "many"]
+_NAMES = {
+    "thresholds": "nodes_values",
+    "leaf_values": "class_weights",
+    "base_values": "base_values",
+}
 
 
-def _read(node: ir.Node) -> tuple[Ensemble, Kind, tuple[int, ...] | tuple[str, ...]]:
-    labels = class_labels(node, "classlabels_int64s")
-    voted = weight_ids(node, "class")
-    kind: Kind = "many"
-    columns = np.arange(len(labels))
-    if len(labels) == 1:
-        kind = "single"
-    elif len(labels) == 2:
-        kind = "pair" if len(voted) == 2 else "first" if voted[0] == 0 else "second"
-        columns = voted
+@dataclass(frozen=True)
+class _Reading:
+    """What a node says; `rule` for two classes."""
+
+    ensemble: Ensemble
+    labels: tuple[int, ...] | tuple[str, ...]
+    link: str
+    rule: Rule
+
+
+def _ensemble(node: ir.Node, count: int, tuned: Attributes | None = None) -> Ensemble:
     source = node.inputs[0]
     dtype = np.float32 if source is None else numpy_dtype(source)
-    ensemble = read(node, "class", columns, dtype)
-    _refuse_unclear(node, ensemble, kind, len(labels))
-    return ensemble, kind, labels
+    nodes = read_listed(node, "class", count, dtype, tuned)
+    # Of two classes a column may have no votes at all; it is left out.
+    columns = np.unique(nodes.targets) if count == 2 and len(nodes.targets) else np.arange(count)
+    return ensemble_of(nodes, columns)
 
 
-def _refuse_unclear(node: ir.Node, ensemble: Ensemble, kind: Kind, labels: int) -> None:
-    """Refuse what the kernel treats row by row or in ways of its own."""
-    allowed = {"single": (0, 1), "first": (0, 1), "second": (0,), "pair": (0,), "many": (0, labels)}
-    if len(ensemble.base_values) not in allowed[kind]:
+@once
+def _read(node: ir.Node) -> _Reading:
+    labels = class_labels(node, "classlabels_int64s")
+    if not labels:
+        raise ModelError(f"{describe(node)}: it has no class labels.")
+    ensemble = _ensemble(node, len(labels))
+    rule = Rule(len(labels) == 2 and len(ensemble.columns) == 1, not ensemble.votes.negative)
+    reading = _Reading(ensemble, labels, post_transform(node, ALL_LINKS), rule)
+    _refuse_undefined(node, reading)
+    return reading
+
+
+def _refuse_undefined(node: ir.Node, reading: _Reading) -> None:
+    """Refuse what the kernel refuses, and what it writes beside its output or not at all."""
+    ensemble, classes = reading.ensemble, len(reading.labels)
+    base = len(ensemble.base_values)
+    allowed = (0, 1) if classes == 1 else (0, 1, 2) if classes == 2 else (0, classes)
+    if base not in allowed:
         raise UnsupportedError(
-            f"{describe(node)}: {len(ensemble.base_values)} base values with {labels} classes "
-            f"and votes for {len(ensemble.columns)} of them have no rewrite."
+            f"{describe(node)}: {base} base values for {classes} classes have no meaning to "
+            f"onnxruntime; give {' or '.join(map(str, allowed))}."
         )
-    if kind in ("first", "second", "pair") and not ensemble.always_voted.all():
+    if classes != 2 or base == 2:
+        return
+    always = dict(zip(ensemble.columns.tolist(), ensemble.always_voted.tolist(), strict=True))
+    unclear = reading.link == "PROBIT" or (base == 1 and not reading.rule.one_class)
+    if not always.get(1, False) and unclear:
+        what = "PROBIT" if reading.link == "PROBIT" else "a single base value"
         raise UnsupportedError(
-            f"{describe(node)}: rows that may reach no vote for one of two classes have no rewrite."
-        )
-    if _often_silent(ensemble, kind) and (ensemble.values < 0).any():
-        raise UnsupportedError(
-            f"{describe(node)}: negative votes where some rows reach none for a class "
-            "have no rewrite."
+            f"{describe(node)}: with {what}, onnxruntime leaves the second score of rows "
+            "without votes for the second class unwritten; give every leaf a vote for it."
         )
 
 
-def _often_silent(ensemble: Ensemble, kind: Kind) -> bool:
-    """Whether some rows may reach no vote for one of many classes.
-
-    The kernel's label ignores such a class; with no negative vote that makes no difference.
-    """
-    plain = kind == "many" and not len(ensemble.base_values)
-    return plain and not ensemble.always_voted.all()
-
-
-def _constraint(ensemble: Ensemble, kind: Kind, link: str) -> Constraint | None:
+def _constraint(reading: _Reading) -> Constraint | None:
     """A forest's leaves are distributions; tuned, they stay so."""
+    ensemble = reading.ensemble
     values = ensemble.values.astype(np.float64)
-    if link != "NONE" or not is_dense(ensemble) or (values < 0).any():
+    if reading.link != "NONE" or not is_dense(ensemble) or ensemble.votes.negative:
         return None
-    if len(ensemble.base_values) and ensemble.base_values.any():
+    if len(reading.labels) == 1 or (len(ensemble.base_values) and ensemble.base_values.any()):
         return None
     tree = ensemble.tree_of_leaf
-    if kind == "first":
+    if reading.rule.one_class:
         # The votes of one class alone: each tree's share of the forest bounds them.
         share = 1.0 / ensemble.roots
-        if values.max(initial=0) <= share * (1 + 1e-5):
+        if ensemble.columns[0] == 0 and values.max(initial=0) <= share * (1 + 1e-5):
             return Constraint("interval", 0.0, float(np.float32(share)))
-        return None
-    if kind not in ("many", "pair"):
         return None
     totals = values.sum(axis=1)
     first = np.zeros(ensemble.roots)
@@ -102,9 +115,8 @@ def _constraint(ensemble: Ensemble, kind: Kind, link: str) -> Constraint | None:
 
 def tensors(node: ir.Node, spread: Array | None) -> dict[str, Tensor]:
     """`thresholds` [I], `leaf_values` [L, K] or [E], `base_values`."""
-    ensemble, kind, _ = _read(node)
-    constraint = _constraint(ensemble, kind, post_transform(node))
-    declared = declare(ensemble, spread, constraint)
+    reading = _read(node)
+    declared = declare(reading.ensemble, spread, _constraint(reading))
     if declared["leaf_values"].constraint is not None:
         # Beside votes that are probabilities the base values are 0, and stay so.
         declared.pop("base_values", None)
@@ -113,78 +125,111 @@ def tensors(node: ir.Node, spread: Array | None) -> dict[str, Tensor]:
 
 def soften(node: ir.Node, builder: Builder) -> Sequence[ir.Value]:
     """Sum over trees, base values, label, link."""
-    ensemble, kind, labels = _read(node)
+    reading = _read(node)
     x = builder.as_float(node.inputs[0], keep_double=True)
-    scores = add_base(builder, raw_scores(builder, ensemble, x))
-    limit = _label_limit(ensemble.values)
-    scores.dtype = ir.DataType.from_numpy(ensemble.thresholds.dtype)
-    return _finish(builder, scores, kind, labels, post_transform(node), limit)
+    # Base values settle which of many classes have votes: all.
+    ask = len(reading.labels) == 2 or not len(reading.ensemble.base_values)
+    found = raw_scores(builder, reading.ensemble, x, ask_votes=ask)
+    found.scores.dtype = ir.DataType.from_numpy(reading.ensemble.thresholds.dtype)
+    return _finish(builder, reading, found)
 
 
-def _label_limit(values: Array) -> float:
-    """What a single score must exceed for the second label: votes without a sign mean shares."""
-    return 0.5 if (values >= 0).all() else 0.0
-
-
-def _finish(
-    builder: Builder,
-    scores: ir.Value,
-    kind: Kind,
-    labels: Sequence[int | str],
-    link: str,
-    limit: float,
-) -> Sequence[ir.Value]:
-    """Typed scores -> label and outputs, as the kernel does for each kind."""
+def _finish(builder: Builder, reading: _Reading, found: Scores) -> Sequence[ir.Value]:
+    """Typed scores -> label and outputs, as the kernel does for one, two or many classes."""
+    labels, scores = reading.labels, found.scores
     dtype = numpy_dtype(scores)
-    plain = (0, 1) if isinstance(labels[0], int) else tuple(labels)
-    if kind == "many":
-        label = largest(builder, scores, labels)
-    elif kind == "pair":
-        second = builder.op("Gather", scores, builder.constant("second", [1], np.int64), axis=1)
-        second.dtype = ir.DataType.from_numpy(dtype)
-        # The kernel does not look at the labels here, but for strings.
-        label = beyond(builder, second, 0.0, plain)
+    plain: Sequence[int | str] = (0, 1) if isinstance(labels[0], int) else labels
+    if len(labels) == 2:
+        score, outputs = two_classes(
+            builder,
+            _columns(builder, reading, found),
+            _base(builder, reading, dtype),
+            reading.link,
+            reading.rule,
+        )
+        score.dtype = ir.DataType.from_numpy(dtype)
+        # The kernel does not look at the labels with votes for both, but for strings.
+        known: Sequence[int | str] = labels if reading.rule.one_class else plain
+        return [beyond(builder, score, reading.rule.limit, known), outputs]
+    scores = add_base(builder, scores)
+    scores.dtype = ir.DataType.from_numpy(dtype)
+    if len(labels) == 1:
+        known = plain if len(plain) == 2 else (labels[0], labels[0])
+        link = "PROBIT" if reading.link == "PROBIT" else "NONE"
+        label = beyond(builder, scores, 0.0, known)
     else:
-        known = plain if kind == "single" and isinstance(labels[0], int) else labels
-        if len(known) == 1:
-            known = (known[0], known[0])
-        label = beyond(builder, scores, 0.0 if kind == "single" else limit, known)
-        if kind == "single":
-            link = "NONE"
-        elif kind == "second":
-            zero = builder.op("Mul", scores, builder.constant("nothing", 0.0, dtype))
-            scores = builder.op("Concat", zero, scores, axis=1)
-        elif link == "LOGISTIC" or limit == 0.0:
-            scores = builder.op("Concat", builder.op("Neg", scores), scores, axis=1)
-            link = link if link == "LOGISTIC" else "NONE"
-        else:
-            other = builder.op("Sub", builder.constant("whole", 1.0, dtype), scores)
-            scores = builder.op("Concat", other, scores, axis=1)
-            link = "NONE"
-    if dtype == np.float64:
-        scores = builder.op("Cast", scores, to=int(ir.DataType.FLOAT))
-    return [label, apply_link(builder, scores, link)]
+        link = reading.link
+        voted = scores
+        if found.voted is not None:
+            # Its label passes over classes without votes.
+            lowest = builder.constant("lowest_score", np.finfo(dtype).min, dtype)
+            voted = builder.op("Where", found.voted, scores, lowest)
+        label = largest(builder, voted, labels)
+    return [label, apply_link(builder, as_float(builder, scores, dtype), link)]
+
+
+def _columns(builder: Builder, reading: _Reading, found: Scores) -> list[Column]:
+    """The two classes' scores, each [N, 1]."""
+    ensemble = reading.ensemble
+    always = ensemble.always_voted
+    if len(ensemble.columns) == 1:
+        own = Column(found.scores, True if found.voted is None else found.voted)
+        none = Column(None, False)
+        return [own, none] if ensemble.columns[0] == 0 else [none, own]
+    columns = []
+    for place in range(2):
+        index = builder.constant(f"class_{place}", [place], np.int64)
+        score = builder.op("Gather", found.scores, index, axis=1)
+        score.dtype = ir.DataType.from_numpy(numpy_dtype(found.scores))
+        voted: ir.Value | bool = True
+        if found.voted is not None and not always[place]:
+            voted = builder.op("Gather", found.voted, index, axis=1)
+        columns.append(Column(score, voted))
+    return columns
+
+
+def _base(builder: Builder, reading: _Reading, dtype: np.dtype[np.generic]) -> list[ir.Value]:
+    """The base values, each [1]."""
+    count = len(reading.ensemble.base_values)
+    if not count or "base_values" not in builder.tensors:
+        zero = builder.constant("no_base", np.zeros(1), dtype)
+        return [zero] * count
+    held = builder.tensor("base_values")
+    if count == 1:
+        return [held]
+    places = [builder.constant(f"class_{place}", [place], np.int64) for place in range(count)]
+    return [builder.op("Gather", held, place, axis=0) for place in places]
 
 
 def harden(node: ir.Node, tuned: Mapping[str, Array]) -> Attributes | Replacement:
     """Thresholds and votes into their places, where the kernel still reads them the same way.
 
-    It takes a single score for a share when no vote is negative, and its label passes over a class
-    without votes. Votes that lose or gain their last negative sign would change what that means,
-    so the node becomes a regressor with label and link written out.
+    It takes the score of one class alone for a share when no vote is negative. Votes that lose or
+    gain their last negative sign would change what that means, so the node becomes a regressor
+    with label and link written out.
     """
-    ensemble, kind, labels = _read(node)
-    attributes = write_back(ensemble, tuned, "class")
-    if not (kind in ("first", "second") or _often_silent(ensemble, kind)):
+    reading = _read(node)
+    ensemble, rule = reading.ensemble, reading.rule
+    attributes = write_back(ensemble, tuned, _NAMES)
+
+    def again(numbers: Attributes) -> Ensemble:
+        return _ensemble(node, len(reading.labels), numbers)
+
+    if not still_the_same(ensemble, again, attributes):
+        return in_standard_operators(node, soften, tensors(node, None), tuned)
+    if not rule.one_class or "leaf_values" not in tuned:
         return attributes
-    limit = _label_limit(ensemble.values)
-    if "leaf_values" not in tuned or _label_limit(np.asarray(tuned["leaf_values"])) == limit:
+    below = bool((np.asarray(tuned["leaf_values"]) < 0).any())
+    if (below or ensemble.votes.others_negative) != rule.shares:
         return attributes
 
     def build(builder: Builder) -> Sequence[ir.Value]:
-        targets = len(ensemble.columns)
-        scores = as_regressor(builder, node, "class", attributes, targets)
-        return _finish(builder, scores, kind, labels, post_transform(node), limit)
+        ask = not ensemble.always_voted.all() or bool(ensemble.votes.further)
+        held = tuned.get("base_values", ensemble.base_values)
+        if len(held):
+            builder.tensors = {"base_values": Tensor(np.asarray(held, np.float32), "leaves")}
+        found = as_regressor(builder, node, "class", attributes, ask)
+        return _finish(builder, reading, found)
 
     return Replacement(
         "the operator would take its labels in another way from votes of these signs", build
@@ -229,6 +274,7 @@ _DISTRIBUTIONS = _votes(
 )
 _ONE_CLASS_A_TREE = """class_treeids = [0, 0, 0, 1, 1, 1, 1], class_nodeids = [2, 3, 4, 1, 2, 1, 2],
     class_ids = [0, 0, 0, 1, 1, 2, 2], class_weights = [1.0, -2.0, 0.5, 0.25, -0.75, 0.5, 0.3]"""
+_HERE_AND_THERE = _votes([0, 1, 0, 1, 0], [0.5, -1.0, 0.25, 0.75, -0.5])
 _LABELS = "classlabels_int64s = [3, 5]"
 _WORDS = 'classlabels_strings = ["no", "yes"]'
 _LOGISTIC = 'post_transform = "LOGISTIC"'
@@ -268,6 +314,23 @@ REWRITE = Rewrite(
                 _ONE_CLASS_A_TREE,
                 "classlabels_int64s = [0, 1, 2], base_values = [0.5, -0.25, 0.125]",
                 _SOFTMAX,
+                classes=3,
+            ),
+        ),
+        Case(
+            "votes here and there for both classes",
+            _text(_HERE_AND_THERE, _LABELS, _LOGISTIC),
+        ),
+        Case(
+            "votes for both classes and two base values",
+            _text(_PAIR, _LABELS, _SOFTMAX, "base_values = [0.25, -0.5]"),
+        ),
+        Case(
+            "negative votes here and there for three classes, SOFTMAX_ZERO",
+            _text(
+                _ONE_CLASS_A_TREE,
+                "classlabels_int64s = [4, 5, 6]",
+                'post_transform = "SOFTMAX_ZERO"',
                 classes=3,
             ),
         ),

@@ -1,4 +1,4 @@
-"""TreeEnsembleRegressor: the sum of the leaf values that a row reaches."""
+"""TreeEnsembleRegressor: the leaf values that a row reaches, joined over the trees."""
 
 from __future__ import annotations
 
@@ -9,53 +9,66 @@ import onnx_ir as ir
 
 from rewrites.core.attributes import describe, integer
 from rewrites.core.builder import Builder, numpy_dtype
-from rewrites.core.rewrite import Array, Attributes, Case, Rewrite, Tensor
-from rewrites.errors import UnsupportedError
-from rewrites.scores.links import apply_link, post_transform
-from rewrites.trees.ensemble import Ensemble, read
-from rewrites.trees.evaluate import add_base, raw_scores
+from rewrites.core.memory import once
+from rewrites.core.rewrite import Array, Attributes, Case, Replacement, Rewrite, Tensor
+from rewrites.errors import ModelError
+from rewrites.scores.links import ALL_LINKS, post_transform
+from rewrites.trees.ensemble import Ensemble, ensemble_of
+from rewrites.trees.hardening import in_standard_operators, still_the_same
+from rewrites.trees.listed import read_listed
+from rewrites.trees.regressor import regression
 from rewrites.trees.tensors import declare, write_back
 
+_NAMES = {
+    "thresholds": "nodes_values",
+    "leaf_values": "target_weights",
+    "base_values": "base_values",
+}
 
-def _read(node: ir.Node) -> Ensemble:
+
+def _ensemble(node: ir.Node, tuned: Attributes | None = None) -> Ensemble:
     targets = integer(node, "n_targets", 1)
+    if targets < 1:
+        raise ModelError(f"{describe(node)}: n_targets is {targets}.")
     source = node.inputs[0]
     dtype = np.float32 if source is None else numpy_dtype(source)
-    ensemble = read(node, "target", np.arange(targets), dtype)
+    ensemble = ensemble_of(read_listed(node, "target", targets, dtype, tuned), np.arange(targets))
     if len(ensemble.base_values) not in (0, targets):
-        raise UnsupportedError(
-            f"{describe(node)}: {len(ensemble.base_values)} base values for {targets} targets "
-            "have no rewrite."
-        )
-    # The kernel leaves the base value out where a row reaches nothing for one of many targets.
-    if targets > 1 and len(ensemble.base_values) and not ensemble.always_voted.all():
-        raise UnsupportedError(
-            f"{describe(node)}: base values with rows that may reach no leaf of a target "
-            "have no rewrite."
+        raise ModelError(
+            f"{describe(node)}: it has {len(ensemble.base_values)} base values for {targets} "
+            "targets."
         )
     return ensemble
 
 
+@once
+def _read(node: ir.Node) -> Ensemble:
+    return _ensemble(node)
+
+
 def tensors(node: ir.Node, spread: Array | None) -> dict[str, Tensor]:
     """`thresholds` [I], `leaf_values` [L, K] or [E], `base_values` [K]."""
-    post_transform(node)
+    post_transform(node, ALL_LINKS)
     return declare(_read(node), spread)
 
 
 def soften(node: ir.Node, builder: Builder) -> Sequence[ir.Value]:
-    """Sum over trees, base values, link; like onnxruntime's kernel, no link for one target."""
-    ensemble = _read(node)
+    """Trees joined, base values, link."""
     x = builder.as_float(node.inputs[0], keep_double=True)
-    scores = add_base(builder, raw_scores(builder, ensemble, x))
-    if ensemble.thresholds.dtype == np.float64:
-        scores = builder.op("Cast", scores, to=int(ir.DataType.FLOAT))
-    link = post_transform(node)
-    return [scores if len(ensemble.columns) == 1 else apply_link(builder, scores, link)]
+    ensemble = _read(node)
+    outputs = regression(builder, ensemble, x, post_transform(node, ALL_LINKS))
+    if outputs.dtype == ir.DataType.DOUBLE:
+        outputs = builder.op("Cast", outputs, to=int(ir.DataType.FLOAT))
+    return [outputs]
 
 
-def harden(node: ir.Node, tuned: Mapping[str, Array]) -> Attributes:
+def harden(node: ir.Node, tuned: Mapping[str, Array]) -> Attributes | Replacement:
     """Thresholds and leaf values into their places."""
-    return write_back(_read(node), tuned, "target")
+    ensemble = _read(node)
+    attributes = write_back(ensemble, tuned, _NAMES)
+    if still_the_same(ensemble, lambda numbers: _ensemble(node, numbers), attributes):
+        return attributes
+    return in_standard_operators(node, soften, tensors(node, None), tuned)
 
 
 _TREES = """nodes_treeids = [0, 0, 0, 0, 0, 1, 1, 1], nodes_nodeids = [0, 1, 2, 3, 4, 0, 1, 2],
@@ -96,6 +109,17 @@ _LEAF_AND_STUMP = """nodes_treeids = [0, 1, 1, 1], nodes_nodeids = [0, 0, 1, 2],
     nodes_truenodeids = [0, 1, 0, 0], nodes_falsenodeids = [0, 2, 0, 0],
     target_treeids = [0, 1, 1], target_nodeids = [0, 1, 2], target_ids = [0, 0, 0],
     target_weights = [0.5, 1.0, -2.0]"""
+_CATEGORIES = _TREES.replace("0.5, -0.25, 0.0, 0.0, 0.0, 1.5", "3.0, 5.0, 0.0, 0.0, 0.0, 2.0")
+_CHAIN = """nodes_treeids = [0, 0, 0, 0, 0, 0], nodes_nodeids = [0, 1, 2, 3, 4, 5],
+    nodes_featureids = [0, 0, 0, 0, 1, 0], nodes_values = [1.0, 2.0, 4.5, 0.0, 0.5, 0.0],
+    nodes_truenodeids = [4, 4, 4, 0, 3, 0], nodes_falsenodeids = [1, 2, 3, 0, 5, 0],
+    nodes_modes = ["BRANCH_EQ", "BRANCH_EQ", "BRANCH_EQ", "LEAF", "BRANCH_LEQ", "LEAF"],
+    target_treeids = [0, 0], target_nodeids = [3, 5], target_ids = [0, 0],
+    target_weights = [1.0, -2.0]"""
+_SPARSE = """target_treeids = [0, 0, 1, 1, 1], target_nodeids = [2, 4, 1, 1, 2],
+    target_weights = [1.0, -2.0, 0.5, 0.25, -0.75], target_ids = [0, 1, 0, 0, 1],
+    base_values = [0.25, -0.5]"""
+_PROBABILITIES = _ONE_TARGET.replace("1.0, -2.0, 3.0, 0.5, -0.75", "0.25, 0.125, 0.5, 0.25, 0.375")
 _MISSING = "nodes_missing_value_tracks_true = [1, 0, 0, 0, 0, 1, 0, 0], base_values = [0.3]"
 
 REWRITE = Rewrite(
@@ -130,6 +154,32 @@ REWRITE = Rewrite(
             "two targets with a link",
             _text(_TREES, _LEQ, _TWO_TARGETS, 'post_transform = "SOFTMAX"', targets=2),
         ),
+        Case(
+            "the least, weights here and there, base values",
+            _text(_TREES, _LEQ, _SPARSE, 'aggregate_function = "MIN"', targets=2),
+        ),
+        Case(
+            "the largest, double input",
+            _text(_TREES, _LEQ, _ONE_TARGET, 'aggregate_function = "MAX"', x="double"),
+        ),
+        Case(
+            "the mean with PROBIT and a base value",
+            _text(
+                _TREES,
+                _LEQ,
+                _PROBABILITIES,
+                'aggregate_function = "AVERAGE", post_transform = "PROBIT", base_values = [0.3]',
+            ),
+        ),
+        Case(
+            "two targets with SOFTMAX_ZERO, weights here and there",
+            _text(_TREES, _LEQ, _SPARSE, 'post_transform = "SOFTMAX_ZERO"', targets=2),
+        ),
+        Case(
+            "BRANCH_EQ and BRANCH_NEQ",
+            _text(_CATEGORIES, _modes("BRANCH_EQ", "BRANCH_LEQ", "BRANCH_NEQ"), _ONE_TARGET),
+        ),
+        Case("a chain of BRANCH_EQ with one true child, a shared leaf", _text(_CHAIN)),
         Case("a tree of a single leaf beside another", _text(_LEAF_AND_STUMP)),
         Case("nothing but a single leaf", _text(_SINGLE_LEAF)),
     ),

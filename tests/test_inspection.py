@@ -36,12 +36,13 @@ def test_what_a_rewrite_does_not_cover_is_said() -> None:
     model = onnx.ModelProto()
     model.CopyFrom(exported("regression forest"))
     node = next(n for n in model.graph.node if n.op_type == "TreeEnsembleRegressor")
-    node.attribute.append(onnx.helper.make_attribute("aggregate_function", "MAX"))
+    modes = next(a for a in node.attribute if a.name == "nodes_modes")
+    modes.strings[0] = b"BRANCH_MEMBER"  # only TreeEnsemble has it
     report = inspect(model)
     assert report.tunable == 0
     assert report.note is not None
-    assert "aggregate_function MAX" in report.note
-    assert any("aggregate_function MAX" in node.handling for node in report.nodes)
+    assert "node mode BRANCH_MEMBER" in report.note
+    assert any("node mode BRANCH_MEMBER" in node.handling for node in report.nodes)
 
 
 def test_text_and_json() -> None:

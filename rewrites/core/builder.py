@@ -60,7 +60,12 @@ class Builder:
 
     def tensor(self, role: str) -> ir.Value:
         """The learned tensor of this role, an initializer called `<node>/<role>`."""
-        return self.constant(role, self.tensors[role].value)
+        held = self._held.get(role)
+        return self.constant(role, self.tensors[role].value) if held is None else held
+
+    def stand_in(self, role: str, value: ir.Value) -> None:
+        """From here on `tensor(role)` is this value, made of the learned tensor."""
+        self._held[role] = value
 
     def constant(self, role: str, array: Any, dtype: Any = None) -> ir.Value:
         """A constant that is not tuned, an initializer called `<node>/<role>`, made once."""
