@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onnxtune.caching import Settled
 from onnxtune.errors import ArgumentError, OnnxTuneError
 from onnxtune.losses import Loss
 from onnxtune.output import progress
@@ -30,9 +31,9 @@ LEARNING_RATES: dict[Group, float] = {
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as the core takes them: its inputs, and the target as the loss takes it."""
+    """Rows by routing, with what does not change computed, and the target as the loss takes it."""
 
-    inputs: list[Tensor]
+    settled: Mapping[Routing, Settled]
     target: Tensor
 
     def __len__(self) -> int:
@@ -40,7 +41,8 @@ class Rows:
 
     def take(self, rows: Tensor | slice) -> Rows:
         """Some of the rows."""
-        return Rows([value[rows] for value in self.inputs], self.target[rows])
+        taken = {routing: settled.take(rows) for routing, settled in self.settled.items()}
+        return Rows(taken, self.target[rows])
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def row_losses(
     module.routing = routing
     tensors: dict[str, Tensor] = {**module.tensors()}
     tensors |= {name: parameter.value() for name, parameter in parameters.items()}
-    values = module.evaluate(rows.inputs, tensors)
+    values = module.evaluate_settled(rows.settled[routing], tensors)
     loss = settings.loss
     name = module.links[settings.output].value if loss.of_source else None
     value = values[name or module.cut.outputs[settings.output]]

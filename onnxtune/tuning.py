@@ -143,8 +143,9 @@ def tune(
         seed=seed,
     )
     prefix_started = time.perf_counter()
-    rows = _rows(module, fitted, target)
-    valid_rows = _rows(module, held_out, valid_target)
+    judged: set[Routing] = {"hard", "soft"} if mode == "soft" else {"hard"}
+    rows = _rows(module, fitted, target, {mode}, names)
+    valid_rows = _rows(module, held_out, valid_target, judged, names)
     prefix_seconds = time.perf_counter() - prefix_started
     original = evaluate(module, {}, valid_rows, settings, "hard")
     trained = train(module, parameters, rows, valid_rows, settings)
@@ -298,7 +299,13 @@ def _trainable(module: OnnxModule, routing: TuneRouting, freeze: str | Iterable[
     return names
 
 
-def _rows(module: OnnxModule, table: Table, target: Array) -> Rows:
+def _rows(
+    module: OnnxModule,
+    table: Table,
+    target: Array,
+    routings: Iterable[Routing],
+    trained: Sequence[str],
+) -> Rows:
     arrays = module.run_prefix(table.feed)
     for name, array in zip(module.input_names, arrays, strict=True):
         if array.shape[:1] != (table.rows,):
@@ -310,7 +317,11 @@ def _rows(module: OnnxModule, table: Table, target: Array) -> Rows:
     wanted = torch.as_tensor(target, device=inputs[0].device if inputs else None)
     if wanted.is_floating_point():
         wanted = wanted.to(next(iter(module.parameters())).dtype)
-    return Rows(inputs, wanted)
+    settled = {}
+    for routing in sorted(routings):
+        module.routing = routing
+        settled[routing] = module.settled(inputs, trained)
+    return Rows(settled, wanted)
 
 
 def _as_written(
@@ -366,7 +377,7 @@ def _judge(
 
 def _prefix_figures(module: OnnxModule, rows: Rows, valid: Rows, seconds: float) -> dict[str, Any]:
     """What was computed once and kept over the epochs."""
-    held = [value for part in (rows, valid) for value in part.inputs]
+    held = [v for part in (rows, valid) for kept in part.settled.values() for v in kept.values]
     return {
         "nodes": sum(role in ("prefix", "cut") for role in module.cut.roles.values()),
         "rows": len(rows) + len(valid),
