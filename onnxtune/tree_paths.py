@@ -161,12 +161,12 @@ class _Walk:
         return at, self.offsets.expand(len(roots), -1).reshape(-1)
 
     def step(self, at: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The next nodes; the decisions, the places of the values in the source, the values."""
+        """The next nodes; the places of the values in the source, the values, the thresholds."""
         places = self.trees.features.index_select(0, at) + offsets
         values = self.source.index_select(0, places)
-        passed = values <= self.thresholds.index_select(0, at)
-        following = self.trees.children.index_select(0, at)
-        return following.add_(passed), passed, places, values
+        limits = self.thresholds.index_select(0, at)
+        following = self.trees.children.index_select(0, at).add_(values <= limits)
+        return following, places, values, limits
 
 
 @torch.library.custom_op("onnxtune::path_scores", mutates_args=())
@@ -276,28 +276,28 @@ def _gates_backward(
     at, offsets = walk.start(roots)
     visited = []
     for _ in range(depth):
-        following, passed, places, read = walk.step(at, offsets)
-        visited.append((at, passed, places, read))
+        following, places, read, limits = walk.step(at, offsets)
+        visited.append((at, places, read, limits))
         at = following
-    others = _other_leaves(walk, [(at, passed) for at, passed, _, _ in visited], offsets)
+    others = _other_leaves(walk, visited, offsets)
     inner = len(by_node)
-    for level, (at, passed, places, read) in enumerate(visited):
+    for level, (at, places, read, limits) in enumerate(visited):
         slots = trees.slots.index_select(0, at)
         # A leaf that stands for itself has no slot; its distance is NaN, and its gate is flat.
         held = slots.clamp(max=inner - 1)
-        distance = walk.thresholds.index_select(0, at).sub_(read)
+        distance = limits - read
         slope = slopes.index_select(0, held)
         gate = distance.mul_(slope).nan_to_num_(nan=torch.inf).sigmoid_()
         ends = _flat(others[level], leaf_values.shape[1])
         other = leaf_values.reshape(-1).index_select(0, ends)
         gain = ((values - other.view_as(values)) * arriving).sum(1)
-        gain = torch.where(passed, gain, -gain)
+        gain = torch.where(read <= limits, gain, -gain)
         change = gain * gate * (1 - gate) * slope
         by_node.index_add_(0, held, change)
         by_value.index_add_(0, places, change, alpha=-1)
 
 
-def _other_leaves(walk: _Walk, visited: Sequence[tuple[Tensor, Tensor]], offsets: Tensor) -> Tensor:
+def _other_leaves(walk: _Walk, visited: Sequence[tuple[Tensor, ...]], offsets: Tensor) -> Tensor:
     """[D, P]: the leaf where each pair would have ended, had its decision at a level been another.
 
     All these ways run side by side, a level at a time. In deep trees, where many end early, those
@@ -307,10 +307,12 @@ def _other_leaves(walk: _Walk, visited: Sequence[tuple[Tensor, Tensor]], offsets
     found = trees.leaves.new_empty(depth * pairs)
     at, places = found.new_empty(0), offsets.new_empty(0)
     way: Tensor | None = None  # which ways are still on; None for all of them
-    for level, (node, passed) in enumerate(visited):
+    for level, (node, _, read, limits) in enumerate(visited):
         if level:
             at = walk.step(at, places)[0]
-        at = torch.cat([at, trees.children.index_select(0, node).add_(~passed)])
+        # Beyond a leaf's NaN there is nothing: its other child is itself as well.
+        other = trees.children.index_select(0, node).add_(read > limits)
+        at = torch.cat([at, other])
         places = torch.cat([places, offsets])
         if way is not None:
             added = torch.arange(level * pairs, (level + 1) * pairs, device=way.device)
