@@ -121,13 +121,19 @@ def _parser() -> argparse.ArgumentParser:
         "--routing",
         choices=["auto", "soft", "straight-through", "leaves"],
         default="auto",
-        help="how trees pass rows on in training (default: straight-through)",
+        help="how trees pass rows on in training (default: what validates best)",
     )
     command.add_argument(
         "--temperature",
         type=_temperature,
         default="auto",
         help="width of a gate in units of its feature's spread (default: 0.1)",
+    )
+    command.add_argument(
+        "--max-size",
+        type=float,
+        default=1,
+        help="trees of the tuned model, over those of the original (default: 1)",
     )
     command.add_argument(
         "--epochs", type=int, default=30, help="passes over the rows at most (default: 30)"
@@ -254,6 +260,7 @@ def _tune(options: argparse.Namespace) -> int:
         output=options.tune_output,
         routing=options.routing,
         temperature=options.temperature,
+        max_size=options.max_size,
         epochs=options.epochs,
         batch_size=options.batch_size,
         lr=options.lr,

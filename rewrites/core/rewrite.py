@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 if TYPE_CHECKING:
     from rewrites.core.builder import Builder
+    from rewrites.core.ensembles import EnsembleOperator
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -88,6 +89,7 @@ class Rewrite:
         differentiable: (input, output) pairs along which a gradient flows.
         carrier: for an operator that only wraps its input's numbers (ZipMap): the input whose
             tensor stands for the output.
+        ensemble: for an ensemble of trees, its shape, and how a part or copies are taken.
         cases: models for the tests.
     """
 
@@ -98,6 +100,7 @@ class Rewrite:
     harden: Callable[[ir.Node, Mapping[str, Array]], Attributes | Replacement]
     differentiable: tuple[tuple[int, int], ...] = ((0, 0),)
     carrier: int | None = None
+    ensemble: EnsembleOperator | None = None
     cases: tuple[Case, ...] = ()
 
 
