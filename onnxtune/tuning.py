@@ -23,7 +23,7 @@ from onnxtune.losses import Loss, Output, RowLoss, choose_loss
 from onnxtune.model import ModelLike, load
 from onnxtune.partition import Partition, partition
 from onnxtune.preparation import Prepared, prepare
-from onnxtune.result import FORMS, TuneResult
+from onnxtune.result import FORMS, TuneResult, Verdict
 from onnxtune.rows import core_rows, given_tables, hard_output, some_rows
 from onnxtune.targets import labels_of, split_rows, target_for
 from onnxtune.torch_module import OnnxModule, matching
@@ -109,7 +109,7 @@ def tune(
     target = target_for(fitted, chosen, labels, scored.columns)
     if held_out is None:
         rng = np.random.default_rng(seed)
-        kept, out = _split(target, chosen, float(valid), rng)
+        kept, out = _split(target, chosen, valid, rng)
         held_out = Table(take(fitted.feed, out), None, len(out))
         fitted = Table(take(fitted.feed, kept), None, len(kept))
         valid_target, target = target[out], target[kept]
@@ -147,7 +147,7 @@ def tune(
         form: best([c for c in run.candidates if c.form == form], form, accepted=False)
         for form in FORMS
     }
-    verdicts = {
+    verdicts: dict[str, Verdict] = {
         form: (taken or found).verdict
         for (form, found), taken in zip(judged.items(), (hard, soft), strict=True)
         if found is not None
@@ -206,15 +206,13 @@ def tune(
     )
 
 
-def _split(
-    target: Array, loss: Loss, share: float, rng: np.random.Generator
-) -> tuple[Array, Array]:
+def _split(target: Array, loss: Loss, share: Any, rng: np.random.Generator) -> tuple[Array, Array]:
     """Row numbers to train on and to validate on.
 
     Raises:
         ArgumentError: too few of either.
     """
-    kept, out = split_rows(target, loss.target != "numbers", share, rng)
+    kept, out = split_rows(target, loss.target != "numbers", float(share), rng)
     if min(len(kept), len(out)) < 2:
         raise ArgumentError(
             f"valid={share} leaves {len(kept)} rows to train on and {len(out)} to validate on; "

@@ -19,6 +19,34 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # (torch only); a step.
 Routing = Literal["soft", "straight-through", "hard"]
 
+# How hard routing of trees is evaluated in standard operators.
+TreeForm = Literal["traversal", "level-wise", "gemm"]
+TREE_FORMS: tuple[TreeForm, ...] = ("traversal", "level-wise", "gemm")
+
+Provider = Literal["cpu", "cuda"]
+PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Where a hard form is to run: what the choice among the forms of trees depends on.
+
+    Attributes:
+        trees: the form, or "auto".
+        provider: the execution provider.
+        batch_size: rows a call.
+        memory: bytes that a call may take; None for no limit.
+    """
+
+    trees: TreeForm | Literal["auto"] = "auto"
+    provider: Provider = "cpu"
+    batch_size: int = 1000
+    memory: int | None = None
+
+
+ANYWHERE = Serving()
+
+
 # Learning rates are set per group.
 Group = Literal["thresholds", "leaves", "weights", "offsets"]
 
