@@ -7,7 +7,6 @@ scaler, the scaled rows.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -15,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+
+from onnxtune.memory import memory_at_hand
 
 # Rows that are computed at once.
 _PIECE = 4096
@@ -95,11 +96,6 @@ class Settled:
     def take(self, rows: Tensor | slice) -> Settled:
         """Some of the rows."""
         return Settled(self.border, [value[rows] for value in self.values])
-
-
-def memory_at_hand() -> int:
-    """Bytes of free memory."""
-    return int(os.sysconf("SC_AVPHYS_PAGES")) * int(os.sysconf("SC_PAGE_SIZE"))
 
 
 def _after(nodes: Iterable[fx.Node], starts: Iterable[fx.Node]) -> set[fx.Node]:
