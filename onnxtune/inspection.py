@@ -46,8 +46,8 @@ class TreeReport:
             if form != self.form
         )
         return (
-            f"{self.form}: {output.duration(self.row_seconds[self.form])} a row (forecast; {others}); "
-            f"{self.row_bytes:,} bytes a row, in the soft form {self.soft_row_bytes:,}"
+            f"{self.trees} trees of depth {self.depth}: {self.form}, forecast "
+            f"{output.duration(self.row_seconds[self.form])} a row ({others}); {self.row_bytes:,} bytes a row, in the soft form {self.soft_row_bytes:,}"
         )
 
 
@@ -105,9 +105,7 @@ class Report:
             f"{self.tunable:,} of {self.learned:,} learned numbers can be tuned.",
         ]
         lines += [
-            f"{node.name}: {node.trees.trees} trees of depth {node.trees.depth}, {node.trees.text()}."
-            for node in self.nodes
-            if node.trees is not None
+            f"{node.name}: {node.trees.text()}." for node in self.nodes if node.trees is not None
         ]
         return "\n".join([*lines, self.note] if self.note else lines)
 
