@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _add(commands, "inspect", _inspect, "what a model is made of, and what can be tuned")
     command.add_argument("model", help="an ONNX file")
+    _add_serving(command)
 
     command = _add(commands, "convert", _convert, "a model in standard operators, hard or soft")
     command.add_argument("model", help="an ONNX file")
@@ -100,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--data", help=f"{_DATA}, to measure the spreads on")
     command.add_argument("--target", help="a column of the data to leave out")
+    _add_serving(command)
 
     command = _add(commands, "tune", _tune, "fine-tune a model on data")
     command.add_argument("model", help="an ONNX file")
@@ -121,13 +123,19 @@ def _parser() -> argparse.ArgumentParser:
         "--routing",
         choices=["auto", "soft", "straight-through", "leaves"],
         default="auto",
-        help="how trees pass rows on in training (default: straight-through)",
+        help="how trees pass rows on in training (default: what validates best)",
     )
     command.add_argument(
         "--temperature",
         type=_temperature,
         default="auto",
         help="width of a gate in units of its feature's spread (default: 0.1)",
+    )
+    command.add_argument(
+        "--max-size",
+        type=float,
+        default=1,
+        help="trees of the tuned model, over those of the original (default: 1)",
     )
     command.add_argument(
         "--epochs", type=int, default=30, help="passes over the rows at most (default: 30)"
@@ -192,6 +200,29 @@ def _add(commands: Any, name: str, function: Any, text: str) -> argparse.Argumen
     return parser
 
 
+def _add_serving(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--trees",
+        choices=["auto", "traversal", "level-wise", "gemm"],
+        default="auto",
+        help="how hard trees are evaluated (default: the fastest by forecast)",
+    )
+    command.add_argument(
+        "--batch-size", type=int, default=1000, help="rows a call, for it (default: 1000)"
+    )
+    command.add_argument(
+        "--provider", choices=["cpu", "cuda"], default="cpu", help="for it (default: cpu)"
+    )
+
+
+def _serving(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "trees": options.trees,
+        "batch_size": options.batch_size,
+        "provider": options.provider,
+    }
+
+
 def _temperature(text: str) -> float | str:
     try:
         return text if text == "auto" else float(text)
@@ -206,7 +237,7 @@ def _say(options: argparse.Namespace, text: str, figures: Any) -> None:
 def _inspect(options: argparse.Namespace) -> int:
     from onnxtune.inspection import inspect
 
-    report = inspect(options.model)
+    report = inspect(options.model, **_serving(options))
     _say(options, report.text(), report)
     return 0
 
@@ -219,7 +250,7 @@ def _convert(options: argparse.Namespace) -> int:
     default = Path(options.model).with_suffix(f".{options.form}.onnx")
     target = check_output(options.output or default, [source.path, options.data])
     data = _features(source, options.data, options.target)
-    proto = convert(source, options.form, options.temperature, data)
+    proto = convert(source, options.form, options.temperature, data, **_serving(options))
     content = proto.SerializeToString()
     write(target, content)
     figures = {
@@ -254,6 +285,7 @@ def _tune(options: argparse.Namespace) -> int:
         output=options.tune_output,
         routing=options.routing,
         temperature=options.temperature,
+        max_size=options.max_size,
         epochs=options.epochs,
         batch_size=options.batch_size,
         lr=options.lr,

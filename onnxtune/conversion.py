@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import onnx
@@ -13,6 +13,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxtune.calibration import node_spreads
 from onnxtune.errors import ArgumentError
+from onnxtune.memory import memory_at_hand
 from onnxtune.model import ModelLike, load
 from onnxtune.partition import partition
 from onnxtune.preparation import (
@@ -25,7 +26,15 @@ from onnxtune.preparation import (
     set_opset,
 )
 from rewrites.core.graph_pass import Plan, rewrite_graph
-from rewrites.core.rewrite import Routing, Tensor
+from rewrites.core.rewrite import (
+    PROVIDERS,
+    TREE_FORMS,
+    Provider,
+    Routing,
+    Serving,
+    Tensor,
+    TreeForm,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +50,10 @@ def convert(
     form: Form = "soft",
     temperature: float | Literal["auto"] = "auto",
     data: Any = None,
+    *,
+    trees: TreeForm | Literal["auto"] = "auto",
+    batch_size: int = 1000,
+    provider: Provider = "cpu",
 ) -> onnx.ModelProto:
     """The model in standard operators.
 
@@ -51,6 +64,10 @@ def convert(
         temperature: width of a soft gate in units of its feature's spread; "auto" is 0.1.
         data: rows to measure the spreads on; without, the spread of a feature's thresholds
             stands for it.
+        trees: how hard trees are evaluated: "traversal", "level-wise", "gemm", or "auto" for what
+            `inspect` forecasts to be the fastest.
+        batch_size: rows a call, for that forecast.
+        provider: "cpu" or "cuda", likewise.
 
     Returns:
         A model at opset 17 and IR 8 where the original allows it, with the same inputs and
@@ -59,15 +76,34 @@ def convert(
     Raises:
         ModelError: the model is unreadable or invalid.
         ArgumentError: no such form, or a temperature that is not positive.
-        UnsupportedError: in the soft form, nothing in the model has a gradient.
+        UnsupportedError: in the soft form, nothing in the model has a gradient; the trees take more
+            memory in the form that was asked for than is at hand.
     """
+    serving = serving_for(trees, batch_size, provider)
     if form not in FORMS:
         raise ArgumentError(f"Form '{form}' is none of {', '.join(FORMS)}.")
     width = check_temperature(temperature)
     prepared = prepare(load(model, data))
     spreads = {} if data is None else node_spreads(prepared, data)
     routing = soft_routing(prepared) if form == "soft" else {}
-    return rewritten(prepared, Plan(routing, width, spreads))
+    return rewritten(prepared, Plan(routing, width, spreads, serving=serving))
+
+
+def serving_for(trees: str, batch_size: int, provider: str) -> Serving:
+    """Where a hard form is to run; it may take half of the memory at hand.
+
+    Raises:
+        ArgumentError: no such form or provider, or a batch size below 1.
+    """
+    if trees not in ("auto", *TREE_FORMS):
+        raise ArgumentError(f"trees '{trees}' is none of auto, {', '.join(TREE_FORMS)}.")
+    if provider not in PROVIDERS:
+        raise ArgumentError(f"provider '{provider}' is none of {', '.join(PROVIDERS)}.")
+    given: Any = batch_size
+    if not isinstance(given, Integral) or int(given) < 1:
+        raise ArgumentError(f"batch_size must be a whole number of at least 1, not {batch_size!r}.")
+    memory = memory_at_hand() // 2 if provider == "cpu" else None
+    return Serving(trees, provider, int(given), memory)  # type: ignore[arg-type]
 
 
 def soft_routing(prepared: Prepared, outputs: Sequence[str] | None = None) -> dict[str, Routing]:

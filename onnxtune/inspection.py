@@ -3,19 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 
 from onnxtune import output
+from onnxtune.conversion import serving_for
 from onnxtune.errors import OnnxTuneError, UnsupportedError
 from onnxtune.learned import is_learned, node_tensors, tensor_value
 from onnxtune.model import ModelLike, load
 from onnxtune.partition import Partition, Role, partition
 from onnxtune.preparation import Prepared, prepare
+from onnxtune.resizing import tree_shapes
 from rewrites.core.graph_pass import STANDARD_DOMAINS
 from rewrites.core.registry import find
+from rewrites.core.rewrite import Provider, Serving, TreeForm
+from rewrites.trees.costs import choose, forecasts, soft_row_bytes
+
+
+@dataclass(frozen=True)
+class TreeReport:
+    """How the hard form evaluates an ensemble.
+
+    `form` is taken because its forecast, `row_seconds` a row, is the lowest of those that fit into
+    memory (or because it was asked for). `row_bytes` is the memory that a row takes in it,
+    `soft_row_bytes` in the soft form.
+    """
+
+    trees: int
+    depth: int
+    form: TreeForm
+    row_seconds: dict[str, float]
+    row_bytes: int
+    soft_row_bytes: int
+
+    def text(self) -> str:
+        """A line."""
+        others = ", ".join(
+            f"{form} {output.duration(seconds)}"
+            for form, seconds in self.row_seconds.items()
+            if form != self.form
+        )
+        return (
+            f"{self.trees} trees of depth {self.depth}: {self.form}, forecast "
+            f"{output.duration(self.row_seconds[self.form])} a row ({others}); {self.row_bytes:,} bytes a row, in the soft form {self.soft_row_bytes:,}"
+        )
 
 
 @dataclass(frozen=True)
@@ -24,7 +57,8 @@ class NodeReport:
 
     `role` is prefix, core, tail or cut (it stops the gradient of learned numbers before it).
     `handling` says what becomes of it in the hard form. `tensors` maps the name of each learned
-    tensor to its shape; `parameters` counts their numbers.
+    tensor to its shape; `parameters` counts their numbers. `trees` says how an ensemble is
+    evaluated.
     """
 
     name: str
@@ -33,6 +67,7 @@ class NodeReport:
     handling: str
     tensors: dict[str, tuple[int, ...]]
     parameters: int
+    trees: TreeReport | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +104,9 @@ class Report:
             "",
             f"{self.tunable:,} of {self.learned:,} learned numbers can be tuned.",
         ]
+        lines += [
+            f"{node.name}: {node.trees.text()}." for node in self.nodes if node.trees is not None
+        ]
         return "\n".join([*lines, self.note] if self.note else lines)
 
 
@@ -83,16 +121,29 @@ def _shapes(node: NodeReport) -> str:
     )
 
 
-def inspect(model: ModelLike, data: Any = None) -> Report:
+def inspect(
+    model: ModelLike,
+    data: Any = None,
+    *,
+    trees: TreeForm | Literal["auto"] = "auto",
+    batch_size: int = 1000,
+    provider: Provider = "cpu",
+) -> Report:
     """Look into a model.
 
     Args:
         model: a path, bytes, an `onnx.ModelProto` or a fitted estimator.
         data: rows like those an estimator was fitted on, where it needs them to be exported.
+        trees: the form of hard trees to forecast, as `convert` takes it.
+        batch_size: rows a call, for that forecast.
+        provider: "cpu" or "cuda", likewise.
 
     Raises:
         ModelError: the model is unreadable or invalid.
+        ArgumentError: no such form of trees or provider, or a batch size below 1.
+        UnsupportedError: the trees take more memory in the form that was asked for than is at hand.
     """
+    serving = serving_for(trees, batch_size, provider)
     prepared = prepare(load(model, data))
     cut: Partition | None = None
     note = None
@@ -100,7 +151,7 @@ def inspect(model: ModelLike, data: Any = None) -> Report:
         cut = partition(prepared)
     except UnsupportedError as error:
         note = str(error)
-    nodes = tuple(_node(prepared, node, cut) for node in prepared.proto.graph.node)
+    nodes = tuple(_node(prepared, node, cut, serving) for node in prepared.proto.graph.node)
     tunable = set() if cut is None else set(cut.tensors)
     sizes = {name: int(np.prod(shape)) for node in nodes for name, shape in node.tensors.items()}
     types = {value.name: prepared.type_of(value.name) for value in prepared.proto.graph.output}
@@ -128,7 +179,9 @@ def _kind(prepared: Prepared, name: str) -> str:
     return f"{known.kind.removeprefix('tensor(').removesuffix(')')}[{sizes}]"
 
 
-def _node(prepared: Prepared, node: onnx.NodeProto, cut: Partition | None) -> NodeReport:
+def _node(
+    prepared: Prepared, node: onnx.NodeProto, cut: Partition | None, serving: Serving
+) -> NodeReport:
     tensors: dict[str, tuple[int, ...]] = {}
     refused = None
     try:
@@ -148,6 +201,23 @@ def _node(prepared: Prepared, node: onnx.NodeProto, cut: Partition | None) -> No
         handling=_handling(node, refused),
         tensors=tensors,
         parameters=sum(int(np.prod(shape)) for shape in tensors.values()),
+        trees=None if refused else _trees(prepared, node, serving),
+    )
+
+
+def _trees(prepared: Prepared, node: onnx.NodeProto, serving: Serving) -> TreeReport | None:
+    shapes = tree_shapes(prepared, [node.name])
+    if not shapes:
+        return None
+    shape = shapes[0]
+    chosen = choose(shape, serving, f"{node.op_type} '{node.name}'")
+    return TreeReport(
+        trees=shape.trees,
+        depth=int(shape.depths.max(initial=0)),
+        form=chosen.form,
+        row_seconds={f.form: f.seconds / serving.batch_size for f in forecasts(shape, serving)},
+        row_bytes=chosen.row_bytes,
+        soft_row_bytes=soft_row_bytes(shape),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 
@@ -26,7 +26,8 @@ class Verdict:
     """The paired comparison on the validation rows; losses are means per row.
 
     `z` is the mean gain over its standard error; the tuned model is taken where it is above
-    `needed_z`.
+    `needed_z`. A model that was to become smaller may lose the share `allowed_loss` of the
+    original's loss.
     """
 
     before: float
@@ -35,11 +36,50 @@ class Verdict:
     standard_error: float
     z: float
     needed_z: float
+    allowed_loss: float = 0.0
 
     @property
     def accepted(self) -> bool:
-        """Whether the gain is beyond its standard error."""
+        """Whether the gain is beyond its standard error, or the loss within what is allowed."""
+        if self.allowed_loss:
+            return self.after <= self.before + self.allowed_loss * abs(self.before)
         return self.gain > 0 and self.z > self.needed_z
+
+
+# The forms that are judged: native and hard count as one.
+Form = Literal["hard", "soft"]
+FORMS: tuple[Form, ...] = ("hard", "soft")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A tuned model.
+
+    Attributes:
+        name: how it was made.
+        form: in which form it is to run.
+        size: trees, over those of the original.
+        prepared: the model that holds the tensors.
+        tensors: by ONNX name, as the file holds them.
+        verdict: against the original.
+    """
+
+    name: str
+    form: Form
+    size: float
+    prepared: Prepared
+    tensors: dict[str, Array]
+    verdict: Verdict
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its figures."""
+        return {
+            "name": self.name,
+            "form": self.form,
+            "size": self.size,
+            **vars(self.verdict),
+            "accepted": self.verdict.accepted,
+        }
 
 
 @dataclass(frozen=True)
@@ -48,9 +88,8 @@ class TuneResult:
 
     Attributes:
         prepared: the model as it came.
-        tensors: tuned tensors by ONNX name, for the native and hard forms; empty where these stay
-            the original.
-        soft_tensors: those for the soft form.
+        hard: what was taken for the native and hard forms; None where these stay the original.
+        soft: what was taken for the soft form.
         verdicts: by "hard" and, with soft routing, "soft".
         history: a record per epoch.
         report: figures for people and programs.
@@ -58,8 +97,8 @@ class TuneResult:
     """
 
     prepared: Prepared
-    tensors: dict[str, Array]
-    soft_tensors: dict[str, Array]
+    hard: Candidate | None
+    soft: Candidate | None
     verdicts: dict[str, Verdict]
     history: tuple[Epoch, ...]
     report: dict[str, Any]
@@ -67,6 +106,16 @@ class TuneResult:
     spreads: dict[str, Array] = field(repr=False)
     module: Any = field(repr=False)
     metadata: dict[str, str] = field(repr=False)
+
+    @property
+    def tensors(self) -> dict[str, Array]:
+        """Tuned tensors by ONNX name, for the native and hard forms; empty for the original."""
+        return {} if self.hard is None else self.hard.tensors
+
+    @property
+    def soft_tensors(self) -> dict[str, Array]:
+        """Those for the soft form."""
+        return {} if self.soft is None else self.soft.tensors
 
     @property
     def accepted(self) -> bool:
@@ -79,11 +128,14 @@ class TuneResult:
         Raises:
             ArgumentError: no such form.
         """
-        tensors = self.soft_tensors if form == "soft" else self.tensors
-        proto = written(
-            self.prepared, tensors, form, self.temperature, self.spreads, [self.report["output"]]
+        taken = self.soft if form == "soft" else self.hard
+        prepared, tensors = (
+            (self.prepared, {}) if taken is None else (taken.prepared, taken.tensors)
         )
-        if tensors:
+        proto = written(
+            prepared, tensors, form, self.temperature, self.spreads, [self.report["output"]]
+        )
+        if taken is not None:
             with_metadata(proto, self.prepared.source, self.metadata)
         elif form != "native":
             with_metadata(proto, self.prepared.source, {})
@@ -93,7 +145,7 @@ class TuneResult:
         """What to know before the model is used in this form; None where there is nothing."""
         if form != "soft":
             return None
-        if not self.soft_tensors:
+        if self.soft is None:
             return (
                 "The soft form of the original is not equal to it: its trees pass rows down both "
                 "sides."
@@ -115,7 +167,7 @@ class TuneResult:
         warning = self.warning(form)
         if warning:
             _log.warning("%s: %s", target, warning)
-        if form == "native" and not self.tensors:
+        if form == "native" and self.hard is None:
             write(target, self.prepared.source.content)
         else:
             write(target, self.model(form).SerializeToString())
@@ -143,5 +195,7 @@ class TuneResult:
         ]
         if not self.accepted:
             lines.append("Tuning did not help beyond its standard error: the original is kept.")
+        if self.hard is not None and (self.hard.size != 1 or len(report["candidates"]) > 1):
+            lines.append(f"Taken: {self.hard.name}, {self.hard.size:g} times the trees.")
         lines += [f"'{node}' was replaced: {why}." for node, why in report["replaced"].items()]
         return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -11,6 +11,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from onnxtune.caching import Border, Settled
 from onnxtune.calibration import node_spreads
 from onnxtune.conversion import check_temperature, rewrite_model
 from onnxtune.data import load as load_data
@@ -196,8 +197,32 @@ class OnnxModule(nn.Module):
             ONNX value name -> tensor, for the outputs and the values in front of their links.
         """
         graph = cast(CoreGraph, self._graphs[self._routing])
+        found = graph(*inputs, *self._others(graph, tensors))
+        return dict(zip(graph.value_names, found, strict=True))
+
+    def _others(self, graph: CoreGraph, tensors: Mapping[str, Tensor]) -> list[Tensor]:
+        """What a graph takes beside the core's inputs."""
         slopes = [getattr(graph, name) / self._temperature for name in graph.slope_names]
-        found = graph(*inputs, *(tensors[name] for name in self._escaped), *slopes)
+        return [*(tensors[name] for name in self._escaped), *slopes]
+
+    def settled(self, inputs: Sequence[Tensor], trained: Collection[str]) -> Settled:
+        """What does not depend on the trained tensors, computed once for these rows.
+
+        It belongs to the routing and the temperature that are set, and to the values that the
+        other tensors have now.
+        """
+        graph = cast(CoreGraph, self._graphs[self._routing])
+        others = self._others(graph, self.tensors())
+        moved = [name in trained for name in self._escaped] + [False] * len(graph.slope_names)
+        border = Border(graph.graph, inputs, others, moved)
+        return Settled(border, border.settle(inputs))
+
+    def evaluate_settled(
+        self, settled: Settled, tensors: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Like `evaluate` from there on, with the routing that was set then."""
+        graph = cast(CoreGraph, self._graphs[self._routing])
+        found = settled.border.follow(settled.values, self._others(graph, tensors))
         return dict(zip(graph.value_names, found, strict=True))
 
     def predict(self, data: Any) -> dict[str, Tensor]:

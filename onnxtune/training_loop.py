@@ -16,6 +16,7 @@ from onnxtune.errors import ArgumentError, OnnxTuneError
 from onnxtune.losses import Loss
 from onnxtune.output import progress
 from onnxtune.parameters import Parameter
+from onnxtune.rows import Rows
 from onnxtune.torch_module import OnnxModule
 from rewrites.core.rewrite import Array, Group, Routing
 
@@ -29,28 +30,14 @@ LEARNING_RATES: dict[Group, float] = {
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows as the core takes them: its inputs, and the target as the loss takes it."""
-
-    inputs: list[Tensor]
-    target: Tensor
-
-    def __len__(self) -> int:
-        return len(self.target)
-
-    def take(self, rows: Tensor | slice) -> Rows:
-        """Some of the rows."""
-        return Rows([value[rows] for value in self.inputs], self.target[rows])
-
-
-@dataclass(frozen=True)
 class Epoch:
     """What one pass over the rows brought; losses are means per row.
 
-    `valid` is the loss of the model with hard routing, `valid_soft` that of the soft model where
-    it is what is trained.
+    `routing` is how trees passed the rows on, `valid` the loss of the model with hard routing,
+    `valid_soft` that of the soft model where it is what is trained.
     """
 
+    routing: Routing
     epoch: int
     train: float
     valid: float
@@ -66,7 +53,6 @@ class Epoch:
 class Settings:
     """How to train."""
 
-    routing: Routing
     loss: Loss
     output: str
     epochs: int
@@ -91,6 +77,7 @@ def train(
     rows: Rows,
     valid: Rows,
     settings: Settings,
+    routing: Routing,
 ) -> Trained:
     """Train the parameters; the module's own tensors stand in for all others.
 
@@ -104,7 +91,7 @@ def train(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(settings.epochs))
     best = {"hard": _Best(parameters), "soft": _Best(parameters)}
     history: list[Epoch] = []
-    soft = settings.routing == "soft"
+    soft = routing == "soft"
     with progress(settings.epochs, "tuning") as bar:
         for number in range(1, settings.epochs + 1):
             start = time.perf_counter()
@@ -113,7 +100,7 @@ def train(
             for batch in torch.split(order, settings.batch_size):
                 part = rows.take(batch.to(rows.target.device))
                 optimizer.zero_grad()
-                mean = row_losses(module, parameters, part, settings, settings.routing).mean()
+                mean = row_losses(module, parameters, part, settings, routing).mean()
                 mean.backward()  # type: ignore[no-untyped-call]
                 _drop_undefined(parameters)
                 optimizer.step()
@@ -130,6 +117,7 @@ def train(
             for form, values in losses.items():
                 best[form].offer(float(values.mean()), number, parameters)
             record = Epoch(
+                routing,
                 number,
                 total / len(rows),
                 float(losses["hard"].mean()),
@@ -183,7 +171,7 @@ def row_losses(
     module.routing = routing
     tensors: dict[str, Tensor] = {**module.tensors()}
     tensors |= {name: parameter.value() for name, parameter in parameters.items()}
-    values = module.evaluate(rows.inputs, tensors)
+    values = module.evaluate_settled(rows.settled[routing], tensors)
     loss = settings.loss
     name = module.links[settings.output].value if loss.of_source else None
     value = values[name or module.cut.outputs[settings.output]]
@@ -194,6 +182,8 @@ def row_losses(
             f"the output '{settings.output}' {tuple(columns.shape)}."
         )
     found = loss.rows(columns, rows.target)
+    if rows.teacher is not None:
+        found = (found + expected_loss(loss, columns, rows.teacher)) / 2
     if not isinstance(found, Tensor) or found.shape != (len(rows),):
         shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ArgumentError(
@@ -201,6 +191,26 @@ def row_losses(
             f"here [{len(rows)}]."
         )
     return found
+
+
+def expected_loss(loss: Loss, columns: Tensor, teacher: Tensor) -> Tensor:
+    """[N]: the loss of each row where its target is drawn from what the teacher [N, K] says.
+
+    Hinton, Vinyals, Dean (2015), "Distilling the Knowledge in a Neural Network", section 2; of
+    numbers, the loss toward the teacher's.
+    """
+    if loss.target == "numbers":
+        return loss.rows(columns, teacher)
+    if loss.target == "binary":
+        one = torch.ones_like(columns)
+        return (teacher * loss.rows(columns, one)[:, None]
+                + (1 - teacher) * loss.rows(columns, 0 * one)[:, None]).mean(1)  # fmt: skip
+    share = teacher.clamp(min=0) / teacher.clamp(min=0).sum(1, keepdim=True).clamp(min=1e-12)
+    losses = [
+        loss.rows(columns, torch.full((len(columns),), place, device=columns.device))
+        for place in range(columns.shape[1])
+    ]
+    return (share * torch.stack(losses, dim=1)).sum(1)
 
 
 @torch.no_grad()
@@ -212,8 +222,9 @@ def evaluate(
     routing: Routing,
 ) -> Array:
     """The loss of each row, [N] float64, without gradient, in pieces that fit into memory."""
+    # Soft routing passes a row through every node.
     widest = max(tensor.value.size for tensor in module.learned.values())
-    piece = int(np.clip(2e7 / widest, 64, 8192))
+    piece = int(np.clip(2e7 / widest, 64, 8192)) if routing == "soft" else 4096
     found: Sequence[Tensor] = [
         row_losses(module, parameters, rows.take(slice(at, at + piece)), settings, routing)
         for at in range(0, len(rows), piece)

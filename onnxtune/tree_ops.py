@@ -18,23 +18,27 @@ def _held(node: Node, first: int) -> list[np.ndarray[Any, Any]]:
     return [table for table in found if table is not None]
 
 
+def _depths(node: Node) -> list[int]:
+    return [int(depth) for depth in node.attributes["depths"]]
+
+
 def _tree_paths(node: Node) -> tuple[Operation, list[int]]:
     """Inputs: thresholds, leaf values, source, slopes, tables."""
-    depth, reduction = int(node.attributes["depth"]), node.attributes["reduction"]
+    depths, reduction = _depths(node), node.attributes["reduction"]
 
     def scores(*values: Tensor) -> Tensor:
-        return path_scores(Trees(*values[:5]), depth, reduction, *values[5:])
+        return path_scores(Trees(*values[:5]), depths, reduction, *values[5:])
 
     return Operation(scores, *_held(node, 4)), [0, 1, 2, 3]
 
 
 def _tree_leaves(node: Node) -> tuple[Operation, list[int]]:
     """Inputs: thresholds, source, tables."""
-    depth = int(node.attributes["depth"])
+    depths = _depths(node)
 
     def leaves(*values: Tensor) -> Tensor:
         thresholds, source = values[5:]
-        return reached(Trees(*values[:5]), thresholds, source, depth)
+        return reached(Trees(*values[:5]), thresholds, source, depths)
 
     return Operation(leaves, *_held(node, 2)), [0, 1]
 

@@ -7,11 +7,15 @@ squared in depth, where a pass over all nodes of a tree is exponential in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+# Trees deeper than this end many ways early; levels between two clearances of those.
+_DEEP, _CLEARANCE = 9, 4
 
 # Numbers in one array of the backward pass: small enough to stay in a core's cache.
 _BLOCK = 1 << 19
@@ -32,33 +36,59 @@ class Trees(NamedTuple):
     roots: Tensor
 
 
-def reached(trees: Trees, thresholds: Tensor, source: Tensor, depth: int) -> Tensor:
+def reached(trees: Trees, thresholds: Tensor, source: Tensor, depths: Sequence[int]) -> Tensor:
     """The leaf of every row in every tree.
 
     Args:
         trees: their nodes.
         thresholds: [I].
         source: [N, C], the columns that nodes read.
-        depth: decisions on the longest way.
+        depths: [T], decisions on the longest way of each tree, ascending.
 
     Returns:
         [N, T] int32.
     """
-    with torch.no_grad():
-        walk = _Walk(trees, thresholds, source)
-        blocks = []
-        for part in walk.blocks(1):
-            at, offsets = walk.start(part)
-            for _ in range(depth):
-                at = walk.step(at, offsets)[0]
-            blocks.append(trees.leaves.index_select(0, at).view(len(part), -1))
-        return torch.cat(blocks).T
+    arguments = *trees, list(depths), thresholds.detach(), source.detach()
+    found: Tensor = _reached(*arguments)
+    return found
+
+
+@torch.library.custom_op("onnxtune::reached_leaves", mutates_args=())
+def _reached(
+    features: Tensor,
+    children: Tensor,
+    slots: Tensor,
+    leaves: Tensor,
+    roots: Tensor,
+    depths: list[int],
+    thresholds: Tensor,
+    source: Tensor,
+) -> Tensor:
+    walk = _Walk(Trees(features, children, slots, leaves, roots), thresholds, source)
+    found = leaves.new_empty(len(source), len(roots))
+    start = 0
+    for part, depth in walk.blocks(depths):
+        at, offsets = walk.start(part)
+        for _ in range(depth):
+            at = walk.step(at, offsets)[0]
+        ends = leaves.index_select(0, at).view(len(part), len(source))
+        found[:, start : start + len(part)] = ends.T
+        start += len(part)
+    return found
+
+
+@_reached.register_fake
+def _(*arguments: Any) -> Tensor:
+    roots, source = arguments[4], arguments[7]
+    found: Tensor = roots.new_empty(len(source), len(roots))
+    return found
 
 
 def leaf_sum(leaf_values: Tensor, leaves: Tensor, reduction: str = "Sum") -> Tensor:
     """[N, K]: the values [L, K] of the leaves [N, T], summed (or the least, or the largest)."""
-    flat = _flat(leaves.reshape(-1), leaf_values.shape[1])
-    values = leaf_values.reshape(-1).index_select(0, flat).view(*leaves.shape, -1)
+    columns = leaf_values.shape[1]
+    flat = _flat(leaves.reshape(-1), columns)
+    values = leaf_values.reshape(-1).index_select(0, flat).view(*leaves.shape, columns)
     if reduction == "Sum":
         return values.sum(1)
     return values.amin(1) if reduction == "Min" else values.amax(1)
@@ -73,7 +103,7 @@ def _flat(rows: Tensor, columns: int) -> Tensor:
 
 def path_scores(
     trees: Trees,
-    depth: int,
+    depths: list[int],
     reduction: str,
     thresholds: Tensor,
     leaf_values: Tensor,
@@ -90,7 +120,7 @@ def path_scores(
 
     Args:
         trees: their nodes.
-        depth: decisions on the longest way.
+        depths: [T], decisions on the longest way of each tree, ascending.
         reduction: over the trees: "Sum", "Min" or "Max".
         thresholds: [I].
         leaf_values: [L, K].
@@ -98,7 +128,7 @@ def path_scores(
         slopes: [I].
     """
     scores: Tensor
-    scores, _ = _path_scores(*trees, depth, reduction, thresholds, leaf_values, source, slopes)
+    scores, _ = _path_scores(*trees, depths, reduction, thresholds, leaf_values, source, slopes)
     return scores
 
 
@@ -114,10 +144,16 @@ class _Walk:
         kind = torch.int32 if source.numel() < 2**31 else torch.int64
         self.offsets = torch.arange(self.rows, device=source.device, dtype=kind) * source.shape[1]
 
-    def blocks(self, width: int) -> Sequence[Tensor]:
-        """The roots, as many at a time as keep `width` arrays of all rows small."""
-        size = max(1, _BLOCK // max(1, width * self.rows))
-        return torch.split(self.trees.roots, size)
+    def blocks(self, depths: Sequence[int], squared: bool = False) -> Iterator[tuple[Tensor, int]]:
+        """Roots of trees about as deep, and how deep; few enough that their arrays stay small."""
+        start = 0
+        while start < len(depths):
+            deepest = depths[start] + depths[start] // 8 + 1
+            width = self.rows * (deepest if squared else 1)
+            most = start + max(1, _BLOCK // max(1, width))
+            end = min(bisect_right(depths, deepest, start), most)
+            yield self.trees.roots[start:end], depths[end - 1]
+            start = end
 
     def start(self, roots: Tensor) -> tuple[Tensor, Tensor]:
         """Every row at these roots: the nodes, and where each row begins in the source."""
@@ -125,12 +161,12 @@ class _Walk:
         return at, self.offsets.expand(len(roots), -1).reshape(-1)
 
     def step(self, at: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The next nodes; the decisions, the places of the values in the source, the values."""
+        """The next nodes; the places of the values in the source, the values, the thresholds."""
         places = self.trees.features.index_select(0, at) + offsets
         values = self.source.index_select(0, places)
-        passed = values <= self.thresholds.index_select(0, at)
-        following = self.trees.children.index_select(0, at)
-        return following.add_(passed), passed, places, values
+        limits = self.thresholds.index_select(0, at)
+        following = self.trees.children.index_select(0, at).add_(values <= limits)
+        return following, places, values, limits
 
 
 @torch.library.custom_op("onnxtune::path_scores", mutates_args=())
@@ -140,7 +176,7 @@ def _path_scores(
     slots: Tensor,
     leaves: Tensor,
     roots: Tensor,
-    depth: int,
+    depths: list[int],
     reduction: str,
     thresholds: Tensor,
     leaf_values: Tensor,
@@ -149,7 +185,7 @@ def _path_scores(
 ) -> tuple[Tensor, Tensor]:
     """Scores [N, K], and the leaves [N, T] for the backward pass."""
     trees = Trees(features, children, slots, leaves, roots)
-    ends = reached(trees, thresholds, source, depth)
+    ends = reached(trees, thresholds, source, depths)
     return leaf_sum(leaf_values, ends, reduction), ends
 
 
@@ -168,7 +204,7 @@ def _path_gradients(
     slots: Tensor,
     leaves: Tensor,
     roots: Tensor,
-    depth: int,
+    depths: list[int],
     reduction: str,
     thresholds: Tensor,
     leaf_values: Tensor,
@@ -185,11 +221,11 @@ def _path_gradients(
     by_node = torch.zeros_like(thresholds)
     by_value = source.new_zeros(source.numel())
     start = 0
-    for part in walk.blocks(depth):
+    for part, depth in walk.blocks(depths, squared=True):
         reached_here = ends[:, start : start + len(part)].T.reshape(-1)
         start += len(part)
         flat = _flat(reached_here, leaf_values.shape[1])
-        values = leaf_values.reshape(-1).index_select(0, flat).view(len(reached_here), -1)
+        values = leaf_values.reshape(-1).index_select(0, flat).view(-1, gradient.shape[1])
         # [pairs, K]: the gradient that reaches each pair of a tree and a row.
         arriving = gradient.expand(len(part), *gradient.shape).reshape(values.shape)
         if reduction != "Sum":
@@ -210,14 +246,14 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.depth, ctx.reduction = inputs[5:7]
+    ctx.depths, ctx.reduction = inputs[5:7]
     ctx.save_for_backward(*inputs[:5], *inputs[7:], *output)
 
 
 def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     trees, rest = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
     gates = ctx.needs_input_grad[7] or ctx.needs_input_grad[9]
-    found = _path_gradients(*trees, ctx.depth, ctx.reduction, *rest, gradient.contiguous(), gates)
+    found = _path_gradients(*trees, ctx.depths, ctx.reduction, *rest, gradient.contiguous(), gates)
     return (*[None] * 7, *found, None)
 
 
@@ -238,31 +274,61 @@ def _gates_backward(
     """Add the gradients of all decisions on the rows' paths to `by_node` and `by_value`."""
     trees = walk.trees
     at, offsets = walk.start(roots)
-    pairs = len(at)
-    # Row d: where the pair would be, had its decision at level d been the other one.
-    others = at.new_empty(depth, pairs)
-    all_offsets = offsets.expand(depth, -1).reshape(-1)
     visited = []
-    for level in range(depth):
-        if level:
-            moved = walk.step(others[:level].reshape(-1), all_offsets[: level * pairs])[0]
-            others[:level] = moved.view(level, pairs)
-        following, passed, places, read = walk.step(at, offsets)
-        others[level] = trees.children.index_select(0, at).add_(~passed)
-        visited.append((at, passed, places, read))
+    for _ in range(depth):
+        following, places, read, limits = walk.step(at, offsets)
+        visited.append((at, places, read, limits))
         at = following
+    others = _other_leaves(walk, visited, offsets)
     inner = len(by_node)
-    for level, (at, passed, places, read) in enumerate(visited):
+    for level, (at, places, read, limits) in enumerate(visited):
         slots = trees.slots.index_select(0, at)
         # A leaf that stands for itself has no slot; its distance is NaN, and its gate is flat.
         held = slots.clamp(max=inner - 1)
-        distance = walk.thresholds.index_select(0, at).sub_(read)
+        distance = limits - read
         slope = slopes.index_select(0, held)
         gate = distance.mul_(slope).nan_to_num_(nan=torch.inf).sigmoid_()
-        ends = trees.leaves.index_select(0, others[level])
-        other = leaf_values.reshape(-1).index_select(0, _flat(ends, leaf_values.shape[1]))
+        ends = _flat(others[level], leaf_values.shape[1])
+        other = leaf_values.reshape(-1).index_select(0, ends)
         gain = ((values - other.view_as(values)) * arriving).sum(1)
-        gain = torch.where(passed, gain, -gain)
+        gain = torch.where(read <= limits, gain, -gain)
         change = gain * gate * (1 - gate) * slope
         by_node.index_add_(0, held, change)
         by_value.index_add_(0, places, change, alpha=-1)
+
+
+def _other_leaves(walk: _Walk, visited: Sequence[tuple[Tensor, ...]], offsets: Tensor) -> Tensor:
+    """[D, P]: the leaf where each pair would have ended, had its decision at a level been another.
+
+    All these ways run side by side, a level at a time. In deep trees, where many end early, those
+    that have ended are left out now and then.
+    """
+    trees, pairs, depth = walk.trees, len(offsets), len(visited)
+    found = trees.leaves.new_empty(depth * pairs)
+    at, places = found.new_empty(0), offsets.new_empty(0)
+    way: Tensor | None = None  # which ways are still on; None for all of them
+    for level, (node, _, read, limits) in enumerate(visited):
+        if level:
+            at = walk.step(at, places)[0]
+        # Beyond a leaf's NaN there is nothing: its other child is itself as well.
+        other = trees.children.index_select(0, node).add_(read > limits)
+        at = torch.cat([at, other])
+        places = torch.cat([places, offsets])
+        if way is not None:
+            added = torch.arange(level * pairs, (level + 1) * pairs, device=way.device)
+            way = torch.cat([way, added])
+        if depth > _DEEP and level % _CLEARANCE == _CLEARANCE - 1 and level < depth - 1:
+            on = (trees.children.index_select(0, at) != at).nonzero().squeeze(1)
+            _note(found, way, trees.leaves.index_select(0, at))
+            at, places = at.index_select(0, on), places.index_select(0, on)
+            way = on if way is None else way.index_select(0, on)
+    _note(found, way, trees.leaves.index_select(0, at))
+    return found.view(depth, pairs)
+
+
+def _note(found: Tensor, way: Tensor | None, leaves: Tensor) -> None:
+    """Write down where these ways are now."""
+    if way is None:
+        found[: len(leaves)] = leaves
+    else:
+        found.index_copy_(0, way, leaves)

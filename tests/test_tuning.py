@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +15,7 @@ from onnxtune.export import SAVED_FORMS
 from onnxtune.links import Source
 from onnxtune.losses import LOSSES, Loss, Output, choose_loss
 from onnxtune.parameters import Parameter
-from onnxtune.result import TuneResult
+from onnxtune.result import Candidate, TuneResult
 from onnxtune.runtime import run
 from onnxtune.tuning import tune
 from rewrites.core.rewrite import Constraint
@@ -71,10 +73,9 @@ def test_test_loss_falls_and_forms_agree(name: str) -> None:
 def test_probabilities_stay_a_distribution_in_every_form(name: str, routing: str) -> None:
     result = tuned(name, lr=0.1, epochs=8, routing=routing)
     X = data_of(name)[2][0]
-    forced = TuneResult(
-        **{field: getattr(result, field) for field in result.__dataclass_fields__}
-        | {"tensors": _moved(result), "soft_tensors": _moved(result)}
-    )
+    verdict = result.verdicts["hard"]
+    moved = Candidate("moved", "hard", 1, result.module.prepared, _moved(result), verdict)
+    forced = replace(result, hard=moved, soft=moved)
     for form in SAVED_FORMS:
         for model in (result.model(form), forced.model(form)):
             probabilities = scores(model, X)

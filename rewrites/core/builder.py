@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from rewrites.core.rewrite import Array, Routing, Tensor
+from rewrites.core.rewrite import ANYWHERE, Array, Routing, Serving, Tensor
 from rewrites.errors import UnsupportedError
 
 # Operators of this domain exist in torch only and never appear in an exported file.
@@ -29,6 +29,7 @@ class Builder:
         temperature: float = 0.1,
         spread: Array | None = None,
         for_torch: bool = False,
+        serving: Serving = ANYWHERE,
     ) -> None:
         """Start an empty recording for the node of this (unique) name.
 
@@ -39,6 +40,7 @@ class Builder:
             temperature: width of a soft gate in units of its feature's spread.
             spread: standard deviation of each feature of the node's first input, [F].
             for_torch: whether operators of the private domain may be used.
+            serving: where a hard form is to run.
         """
         self.node_name = node_name
         self.tensors = tensors
@@ -46,6 +48,7 @@ class Builder:
         self.temperature = temperature
         self.spread = spread
         self.for_torch = for_torch
+        self.serving = serving
         self.tape = Tape()
         self._held: dict[str, ir.Value] = {}
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from rewrites.core.builder import Builder
 from rewrites.core.registry import find
-from rewrites.core.rewrite import Array, Routing, Tensor
+from rewrites.core.rewrite import ANYWHERE, Array, Routing, Serving, Tensor
 from rewrites.errors import OnnxTuneError
 
 _log = logging.getLogger(__name__)
@@ -27,12 +27,14 @@ class Plan:
         temperature: width of a soft gate in units of its feature's spread.
         spreads: node name -> standard deviation of each feature of its first input, [F].
         for_torch: whether operators of the private domain may be used.
+        serving: where a hard form is to run.
     """
 
     routing: Mapping[str, Routing]
     temperature: float
     spreads: Mapping[str, Array]
     for_torch: bool = False
+    serving: Serving = ANYWHERE
 
 
 def rewrite_graph(model: ir.Model, plan: Plan) -> dict[str, Tensor]:
@@ -57,7 +59,9 @@ def rewrite_graph(model: ir.Model, plan: Plan) -> dict[str, Tensor]:
             _log.info("left as it is: %s", error)
             continue
         routing = plan.routing.get(name, "hard")
-        builder = Builder(name, tensors, routing, plan.temperature, spread, plan.for_torch)
+        builder = Builder(
+            name, tensors, routing, plan.temperature, spread, plan.for_torch, plan.serving
+        )
         replace(model.graph, node, builder, rewrite.soften(node, builder))
         declared.update({f"{name}/{role}": tensor for role, tensor in tensors.items()})
     return declared

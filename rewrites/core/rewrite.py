@@ -11,12 +11,41 @@ import onnx_ir as ir
 
 if TYPE_CHECKING:
     from rewrites.core.builder import Builder
+    from rewrites.core.ensembles import EnsembleOperator
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # How a decision node passes a row on: a sigmoid; a step whose backward pass is a sigmoid's
 # (torch only); a step.
 Routing = Literal["soft", "straight-through", "hard"]
+
+# How hard routing of trees is evaluated in standard operators.
+TreeForm = Literal["traversal", "level-wise", "gemm"]
+TREE_FORMS: tuple[TreeForm, ...] = ("traversal", "level-wise", "gemm")
+
+Provider = Literal["cpu", "cuda"]
+PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Where a hard form is to run: what the choice among the forms of trees depends on.
+
+    Attributes:
+        trees: the form, or "auto".
+        provider: the execution provider.
+        batch_size: rows a call.
+        memory: bytes that a call may take; None for no limit.
+    """
+
+    trees: TreeForm | Literal["auto"] = "auto"
+    provider: Provider = "cpu"
+    batch_size: int = 1000
+    memory: int | None = None
+
+
+ANYWHERE = Serving()
+
 
 # Learning rates are set per group.
 Group = Literal["thresholds", "leaves", "weights", "offsets"]
@@ -88,6 +117,7 @@ class Rewrite:
         differentiable: (input, output) pairs along which a gradient flows.
         carrier: for an operator that only wraps its input's numbers (ZipMap): the input whose
             tensor stands for the output.
+        ensemble: for an ensemble of trees, its shape, and how a part or copies are taken.
         cases: models for the tests.
     """
 
@@ -98,6 +128,7 @@ class Rewrite:
     harden: Callable[[ir.Node, Mapping[str, Array]], Attributes | Replacement]
     differentiable: tuple[tuple[int, int], ...] = ((0, 0),)
     carrier: int | None = None
+    ensemble: EnsembleOperator | None = None
     cases: tuple[Case, ...] = ()
 
 

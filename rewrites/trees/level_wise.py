@@ -1,4 +1,4 @@
-"""Soft routing level by level: every node's gate, then products down the trees.
+"""Routing level by level: every node's gate, soft or hard, then products down the trees.
 
 Compact (a place per node that exists, not a padded perfect tree) and linear in nodes: a handful
 of operators a level whatever the number of trees; memory is rows x nodes. Rows run along the last
@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from rewrites.core.builder import Builder
 from rewrites.core.rewrite import Array
-from rewrites.trees.columns import finite
+from rewrites.trees.columns import exact, finite
 from rewrites.trees.ensemble import Ensemble
 from rewrites.trees.tensors import gate_slopes
 
@@ -100,16 +100,24 @@ def _ones(builder: Builder, ensemble: Ensemble, x: ir.Value, count: int) -> ir.V
 def _gates(builder: Builder, ensemble: Ensemble, x: ir.Value) -> ir.Value:
     """[I, N]: how much of each row goes to the true child of each inner node.
 
-    sigmoid((threshold - x) / (temperature * spread)).
+    Soft, sigmoid((threshold - x) / (temperature * spread)); hard, the step x <= threshold.
     """
-    source, thresholds, features = finite(builder, ensemble, x)
+    hard = builder.routing == "hard"
+    if hard:
+        thresholds = builder.tensor("thresholds")
+        source, features = exact(builder, ensemble, x)
+    else:
+        source, thresholds, features = finite(builder, ensemble, x)
     turned = builder.op("Transpose", source, perm=[1, 0])
     index = builder.constant("inner_features", features, np.int64)
     value = builder.op("Gather", turned, index, axis=0)
     column = builder.constant("column_axis", [1], np.int64)
-    distance = builder.op("Sub", builder.op("Unsqueeze", thresholds, column), value)
+    limits = builder.op("Unsqueeze", thresholds, column)
+    if hard:
+        kind = int(ir.DataType.from_numpy(ensemble.thresholds.dtype))
+        return builder.op("Cast", builder.op("LessOrEqual", value, limits), to=kind)
     slopes = builder.op("Unsqueeze", gate_slopes(builder, ensemble), column)
-    return builder.op("Sigmoid", builder.op("Mul", distance, slopes))
+    return builder.op("Sigmoid", builder.op("Mul", builder.op("Sub", limits, value), slopes))
 
 
 def _pick(builder: Builder, share: ir.Value, places: Array, depth: int, kind: str) -> ir.Value:

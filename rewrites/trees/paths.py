@@ -17,15 +17,15 @@ Reduction = Literal["Sum", "Min", "Max"]
 
 
 def tree_leaves(builder: Builder, ensemble: Ensemble, x: ir.Value) -> ir.Value:
-    """[N, T] int32: the leaf that each row reaches in each tree."""
-    source, tables = _tables(builder, ensemble, x)
+    """[N, T] int32: the leaf that each row reaches in each tree, the shallow trees first."""
+    source, tables, depths = _tables(builder, ensemble, x)
     return builder.op(
         "TreeLeaves",
         builder.tensor("thresholds"),
         source,
         *tables,
         domain=PRIVATE_DOMAIN,
-        depth=ensemble.depth,
+        depths=depths,
     )
 
 
@@ -38,7 +38,7 @@ def tree_paths(
     builder: Builder, ensemble: Ensemble, x: ir.Value, table: ir.Value, reduction: Reduction
 ) -> ir.Value:
     """Like `leaf_sum` of `tree_leaves`, with straight-through gradients of the decisions."""
-    source, tables = _tables(builder, ensemble, x)
+    source, tables, depths = _tables(builder, ensemble, x)
     return builder.op(
         "TreePaths",
         builder.tensor("thresholds"),
@@ -47,23 +47,28 @@ def tree_paths(
         gate_slopes(builder, ensemble),
         *tables,
         domain=PRIVATE_DOMAIN,
-        depth=ensemble.depth,
+        depths=depths,
         reduction=reduction,
     )
 
 
 def _tables(
     builder: Builder, ensemble: Ensemble, x: ir.Value
-) -> tuple[ir.Value, tuple[ir.Value, ...]]:
-    """The columns that nodes read, and what is known of each node, tree after tree."""
+) -> tuple[ir.Value, tuple[ir.Value, ...], list[int]]:
+    """The columns that nodes read, what is known of each node, and the depths of the trees.
+
+    The roots stand in the order of their trees' depths.
+    """
     tables = node_tables(ensemble)
     source, columns = exact(builder, ensemble, x)
+    order = np.argsort(tables.depths, kind="stable")
     starts = np.repeat(tables.starts[:-1], tables.sizes)
     held = {
         "node_features": features_of(tables, columns),
         "first_child": tables.children + starts,
         "slot": np.minimum(tables.slots, tables.inner),
         "leaf": np.maximum(tables.slots - tables.inner, 0),
-        "roots": tables.starts[:-1],
+        "roots": tables.starts[:-1][order],
     }
-    return source, tuple(builder.constant(role, table, np.int32) for role, table in held.items())
+    values = tuple(builder.constant(role, table, np.int32) for role, table in held.items())
+    return source, values, tables.depths[order].tolist()

@@ -1,0 +1,144 @@
+"""Models with other trees: a part of them, or several copies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnxtune.learned import ir_node
+from onnxtune.model import load
+from onnxtune.preparation import Prepared, prepare
+from rewrites.core.ensembles import EnsembleShape, Taken
+from rewrites.core.naming import node_names
+from rewrites.core.registry import find
+from rewrites.core.rewrite import Array, Tensor
+
+# Noise further out than this share of a logistic distribution is cut.
+_TAIL = 1e-4
+
+
+@dataclass(frozen=True)
+class Resized:
+    """A model whose tree nodes hold other trees, their numbers as they were.
+
+    `taken` says, by node, where each number came from.
+    """
+
+    prepared: Prepared
+    taken: dict[str, Taken]
+
+
+def tree_nodes(prepared: Prepared, names: Sequence[str]) -> dict[str, Array]:
+    """Those of the nodes whose trees can be taken apart -> [T], the group of each tree.
+
+    Trees of one group vote for the same columns.
+    """
+    found = {}
+    for node in prepared.proto.graph.node:
+        rewrite = find(node.domain, node.op_type)
+        if node.name in names and rewrite is not None and rewrite.ensemble is not None:
+            groups = rewrite.ensemble.groups(ir_node(prepared, node))
+            if groups is not None:
+                found[node.name] = groups
+    return found
+
+
+def tree_shapes(prepared: Prepared, names: Sequence[str]) -> list[EnsembleShape]:
+    """The shapes of those of the nodes that hold trees."""
+    found = []
+    for node in prepared.proto.graph.node:
+        rewrite = find(node.domain, node.op_type)
+        if node.name in names and rewrite is not None and rewrite.ensemble is not None:
+            found.append(rewrite.ensemble.shape(ir_node(prepared, node)))
+    return found
+
+
+def resized(prepared: Prepared, trees: Mapping[str, Array]) -> Resized:
+    """The model with these trees: node name -> numbers of the trees to take, repeated or not."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(prepared.source.proto)
+    taken = {}
+    for node, name in zip(proto.graph.node, node_names(proto.graph), strict=True):
+        rewrite = find(node.domain, node.op_type)
+        if name not in trees or rewrite is None or rewrite.ensemble is None:
+            continue
+        read = ir_node(prepared, node)
+        read.name = name
+        found = rewrite.ensemble.take(read, trees[name])
+        replaced = {attribute.name for attribute in found.attributes}
+        kept = [held for held in node.attribute if held.name not in replaced]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+        node.attribute.extend(ir.serde.serialize_attribute(each) for each in found.attributes)
+        taken[name] = found
+    return Resized(prepare(load(proto)), taken)
+
+
+def carried(
+    new: Resized, tensors: Mapping[str, Array], scale: Mapping[str, float]
+) -> dict[str, Array]:
+    """The tensors of the old model as the new one takes them.
+
+    Args:
+        new: the resized model.
+        tensors: by name.
+        scale: node name -> factor of its leaf values.
+    """
+    found = dict(tensors)
+    for node, taken in new.taken.items():
+        for role, origin in taken.origin.items():
+            name = f"{node}/{role}"
+            if name in tensors:
+                value = np.asarray(tensors[name]).reshape(-1)[origin]
+                factor = scale.get(node, 1.0) if role == "leaf_values" else 1.0
+                found[name] = value * value.dtype.type(factor)
+    return found
+
+
+def dithered(
+    prepared: Prepared,
+    learned: Mapping[str, Tensor],
+    tensors: Mapping[str, Array],
+    nodes: Mapping[str, Array],
+    copies: int,
+    temperature: float,
+    seed: int,
+) -> tuple[Resized, dict[str, Array]]:
+    """Hard trees that stand for soft ones: copies with noise on their thresholds.
+
+    A soft gate is the probability that x <= t + width * noise, with logistic noise: the mean over
+    copies of the ensemble, each with noise of its own, comes near the soft model. The noise is
+    stratified over the copies, so that they spread evenly.
+
+    Args:
+        prepared: the model.
+        learned: its tensors, for the widths.
+        tensors: tuned values by name.
+        nodes: the nodes to copy, as `tree_nodes` finds them.
+        copies: M.
+        temperature: of the soft model.
+        seed: of the noise.
+
+    Returns:
+        The model with M times the trees, and its tensors.
+    """
+    new = resized(prepared, {name: np.tile(np.arange(len(g)), copies) for name, g in nodes.items()})
+    found = carried(new, tensors, {name: new.taken[name].share for name in nodes})
+    rng = np.random.default_rng(seed)
+    for node, groups in nodes.items():
+        name = f"{node}/thresholds"
+        if name not in tensors:
+            continue
+        origin = new.taken[node].origin["thresholds"]
+        copy = new.taken[node].tree["thresholds"] // len(groups)
+        count = np.size(tensors[name])
+        order = np.argsort(rng.random((copies, count)), axis=0)
+        place = ((order + rng.random((copies, count))) / copies).clip(_TAIL, 1 - _TAIL)
+        noise = np.log(place / (1 - place))[copy, origin]
+        width = temperature * np.broadcast_to(learned[name].unit, (count,))[origin]
+        found[name] = (found[name] + width * noise).astype(found[name].dtype)
+    return new, found

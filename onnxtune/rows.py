@@ -1,0 +1,114 @@
+"""The rows to tune on: as the model takes them, and as its core does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onnxtune.caching import Settled
+from onnxtune.data import Table, take
+from onnxtune.data import load as load_data
+from onnxtune.errors import ArgumentError, DataError, UnsupportedError
+from onnxtune.preparation import Prepared
+from onnxtune.runtime import input_types
+from onnxtune.torch_module import OnnxModule
+from rewrites.core.rewrite import Array, Routing
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows by routing, with what does not change computed, and the target as the loss takes it.
+
+    `teacher` [N, K] is what another model puts out for them, where that is to be followed too.
+    """
+
+    settled: Mapping[Routing, Settled]
+    target: Tensor
+    teacher: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def take(self, rows: Tensor | slice) -> Rows:
+        """Some of the rows."""
+        taken = {routing: settled.take(rows) for routing, settled in self.settled.items()}
+        teacher = None if self.teacher is None else self.teacher[rows]
+        return Rows(taken, self.target[rows], teacher)
+
+
+def given_tables(prepared: Prepared, X: Any, y: Any, valid: Any) -> tuple[Table, Table | None]:
+    """The rows to train on, and those to validate on where they were given.
+
+    Raises:
+        ArgumentError: `valid` is neither a share nor a pair.
+        DataError: the data do not fit the model, or are too few.
+    """
+    inputs = input_types(prepared.source.proto)
+    given = load_data(X, inputs, y)
+    if isinstance(valid, tuple | list):
+        if len(valid) != 2:
+            raise ArgumentError("valid must be a share of the rows, or (X, y).")
+        return given, load_data(valid[0], inputs, valid[1], origin="the validation data")
+    if not isinstance(valid, Real) or not 0 < float(valid) < 1:
+        shown = valid if isinstance(valid, Real | str) else type(valid).__name__
+        raise ArgumentError(
+            "valid must be a share between 0 and 1, or (X, y) such as (path, column), "
+            f"not {shown!r}."
+        )
+    if given.rows < 10:
+        raise DataError(f"{given.rows} rows are too few to train and validate on; give 10 or more.")
+    return given, None
+
+
+def core_rows(
+    module: OnnxModule,
+    table: Table,
+    target: Array,
+    routings: Iterable[Routing],
+    trained: Sequence[str],
+) -> Rows:
+    """What enters the core for these rows, run on to where training begins.
+
+    Raises:
+        UnsupportedError: something enters the core that is not one entry a row.
+    """
+    arrays = module.run_prefix(table.feed)
+    for name, array in zip(module.input_names, arrays, strict=True):
+        if array.shape[:1] != (table.rows,):
+            raise UnsupportedError(
+                f"'{name}', which enters the tuned part of the graph, has shape "
+                f"{list(array.shape)} and not one entry a row ({table.rows})."
+            )
+    inputs = module.to_tensors(arrays)
+    wanted = torch.as_tensor(target, device=inputs[0].device if inputs else None)
+    if wanted.is_floating_point():
+        wanted = wanted.to(next(iter(module.parameters())).dtype)
+    settled = {}
+    for routing in sorted(routings):
+        module.routing = routing
+        settled[routing] = module.settled(inputs, trained)
+    return Rows(settled, wanted)
+
+
+def some_rows(table: Table) -> dict[str, Array]:
+    """Enough of them to look at."""
+    return take(table.feed, slice(0, 1000))
+
+
+@torch.no_grad()
+def hard_output(module: OnnxModule, feed: Mapping[str, Array], output: str) -> Tensor:
+    """What the model with hard routing says, without gradient; the module's routing stays."""
+    routing, module.routing = module.routing, "hard"
+    arrays = module.run_prefix(feed)
+    pieces = [
+        module(*module.to_tensors([np.asarray(array)[at : at + 4096] for array in arrays]))[output]
+        for at in range(0, max(1, len(arrays[0])), 4096)
+    ]
+    module.routing = routing
+    return torch.cat(pieces)

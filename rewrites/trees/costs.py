@@ -1,0 +1,130 @@
+"""What each form of an ensemble costs, from its shape: the choice among forms.
+
+`benchmarks/trees.py --only forms` measures the forms side by side, on shapes that were not used to
+set the figures here as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rewrites.core.ensembles import EnsembleShape
+from rewrites.core.rewrite import Provider, Routing, Serving, TreeForm
+from rewrites.errors import UnsupportedError
+
+
+@dataclass(frozen=True)
+class _Prices:
+    """Nanoseconds: an operator's call; a step of a traversal; a gate with its value; an entry of a
+    matrix product; a leaf that is matched or passed a share. Arrays beyond `cache` bytes cost
+    `beyond` times as much to pass over.
+    """
+
+    call: float
+    step: float
+    gate: float
+    product: float
+    leaf: float
+    cache: float
+    beyond: float
+
+
+# Of the CPU measured on one thread; of CUDA estimated from launches of 8 us, 4 TB/s and 10 TFLOP/s.
+_PRICES: dict[Provider, _Prices] = {
+    "cpu": _Prices(600.0, 3.6, 0.4, 0.03, 0.35, 2e6, 3.0),
+    "cuda": _Prices(8000.0, 0.012, 0.004, 0.0002, 0.003, 3e7, 2.0),
+}
+
+# Forward and backward in torch: a node of soft routing; a step of a traversal; a visited node.
+_SOFT_NODE, _TORCH_STEP, _VISITED = 14.0, 5.0, 20.0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A form's cost.
+
+    Attributes:
+        form: its name.
+        seconds: of a batch.
+        row_bytes: memory that a row takes beside the model.
+    """
+
+    form: TreeForm
+    seconds: float
+    row_bytes: int
+
+
+def forecasts(shape: EnsembleShape, serving: Serving) -> list[Forecast]:
+    """Of every form of hard routing, the cheapest first."""
+    price, rows = _PRICES[serving.provider], serving.batch_size
+    depth = int(shape.depths.max(initial=0))
+    gates, leaves = float(shape.inner.sum()), float((shape.inner + 1).sum())
+    width = int(shape.inner.max(initial=0))
+    padded = float(shape.trees * width)
+
+    def spread(numbers: float) -> float:
+        return 1.0 if 4 * numbers * rows < price.cache else price.beyond
+
+    # A traversal's arrays are its trees', the others' their nodes'.
+    steps = price.step * float(shape.depths.sum())
+    passed = spread(gates) * (price.gate * gates + 2 * price.leaf * (gates + leaves))
+    matched = spread(padded) * (price.gate * padded + price.leaf * (padded + shape.trees))
+    product = price.product * padded * (width + 1)
+    found = [
+        _forecast("traversal", price.call * (7 * depth + 8) + rows * steps,
+                  shape.trees * (20 + 4 * shape.columns)),
+        _forecast("level-wise", price.call * (8 * depth + 10) + rows * passed,
+                  16 * (gates + leaves)),
+        _forecast("gemm", price.call * 16 + rows * (matched + product),
+                  9 * (2 * padded + shape.trees)),
+    ]  # fmt: skip
+    return sorted(found, key=lambda forecast: forecast.seconds)
+
+
+def _forecast(form: TreeForm, nanoseconds: float, row_bytes: float) -> Forecast:
+    return Forecast(form, nanoseconds * 1e-9, int(row_bytes))
+
+
+def choose(shape: EnsembleShape, serving: Serving, where: str) -> Forecast:
+    """The form that was asked for, else the cheapest that fits into memory.
+
+    A traversal always does: it takes fewer trees at a time.
+
+    Raises:
+        UnsupportedError: the form that was asked for takes more memory than there is.
+    """
+    found = forecasts(shape, serving)
+
+    def fits(forecast: Forecast) -> bool:
+        size = forecast.row_bytes * serving.batch_size
+        return forecast.form == "traversal" or serving.memory is None or size <= serving.memory
+
+    if serving.trees == "auto":
+        return next(forecast for forecast in found if fits(forecast))
+    asked = next(forecast for forecast in found if forecast.form == serving.trees)
+    if not fits(asked):
+        size, held = asked.row_bytes * serving.batch_size, serving.memory or 0
+        raise UnsupportedError(
+            f"{where}: the form {asked.form} takes {size / 1e9:.2g} GB for a batch of "
+            f"{serving.batch_size:,} rows, and {held / 1e9:.2g} GB are at hand; choose the form "
+            "traversal, or a smaller batch size."
+        )
+    return asked
+
+
+def soft_row_bytes(shape: EnsembleShape) -> int:
+    """Memory that a row takes in the soft form, beside the model."""
+    return int(16 * (2 * shape.inner + 1).sum())
+
+
+def step_cost(shape: EnsembleShape, routing: Routing) -> float:
+    """Nanoseconds a row of a forward and a backward pass in torch."""
+    if routing == "soft":
+        return _SOFT_NODE * float(shape.inner.sum())
+    depths = shape.depths.astype(np.float64)
+    steps = _TORCH_STEP * depths
+    if routing == "straight-through":
+        steps = steps + _VISITED * depths + _TORCH_STEP * depths**2 / 2
+    return float(steps.sum())

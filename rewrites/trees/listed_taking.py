@@ -1,0 +1,74 @@
+"""Other trees for TreeEnsembleClassifier and TreeEnsembleRegressor."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from rewrites.core.attributes import numbers, required
+from rewrites.core.rewrite import Array
+from rewrites.trees.nodes import Nodes, runs
+from rewrites.trees.taking import Lists
+
+_WHOLE = ("nodes_nodeids", "nodes_featureids", "nodes_truenodeids", "nodes_falsenodeids")
+
+
+def take_listed(node: ir.Node, nodes: Nodes, prefix: str, trees: Array) -> Lists:
+    """The operator's lists with these trees, numbered anew.
+
+    Args:
+        node: the operator.
+        nodes: as they were read.
+        prefix: of the attributes that hold the leaves' weights.
+        trees: [T'] numbers of trees, in the order of their roots.
+    """
+    size = len(nodes.modes)
+    starts = np.sort(nodes.roots)
+    counts = np.diff(np.append(starts, size))
+    places, tree = runs(starts[trees], counts[trees]), np.repeat(np.arange(len(trees)), counts[trees])
+    tree_of_weight = np.searchsorted(starts, nodes.leaves, side="right") - 1
+    order = np.argsort(tree_of_weight, kind="stable")
+    held = np.bincount(tree_of_weight, minlength=len(starts))
+    first = np.cumsum(held) - held
+    weights = order[runs(first[trees], held[trees])]
+    weight_tree = np.repeat(np.arange(len(trees)), held[trees])
+
+    found = [ir.AttrInt64s("nodes_treeids", tree.tolist())]
+    for name in _WHOLE:
+        found.append(ir.AttrInt64s(name, required(node, name, np.int64)[places].tolist()))
+    words = np.array(list(node.attributes["nodes_modes"].as_strings()), object)
+    found.append(ir.AttrStrings("nodes_modes", words[places].tolist()))
+    missing = numbers(node, "nodes_missing_value_tracks_true", np.int64)
+    if missing is not None:
+        tracks = np.zeros(size, np.int64)
+        tracks[: len(missing)] = missing[:size]
+        found.append(
+            ir.AttrInt64s("nodes_missing_value_tracks_true", tracks[places].tolist())
+        )
+    ids = required(node, f"{prefix}_nodeids", np.int64)
+    found.append(ir.AttrInt64s(f"{prefix}_treeids", weight_tree.tolist()))
+    found.append(ir.AttrInt64s(f"{prefix}_nodeids", ids[weights].tolist()))
+    targets = required(node, f"{prefix}_ids", np.int64)
+    found.append(ir.AttrInt64s(f"{prefix}_ids", targets[weights].tolist()))
+    for name, taken in (
+        ("nodes_values", places),
+        ("nodes_hitrates", places),
+        (f"{prefix}_weights", weights),
+    ):
+        found.extend(_floats(node, name, taken))
+    return Lists(tuple(found), places, weights, tree, weight_tree)
+
+
+def _floats(node: ir.Node, name: str, places: Array) -> list[ir.Attr]:
+    """A list of floats, or the tensor that stands for it, rearranged; nothing where it is short."""
+    plain, tensor = node.attributes.get(name), node.attributes.get(f"{name}_as_tensor")
+    if plain is not None and len(plain.value):
+        held = np.asarray(plain.value, np.float32)
+        long = len(held) > places.max(initial=-1)
+        return [ir.AttrFloat32s(name, held[places].tolist() if long else [])]
+    if tensor is not None:
+        held = tensor.as_tensor().numpy().ravel()
+        long = len(held) > places.max(initial=-1)
+        value = ir.tensor(held[places] if long else held[:0], name=tensor.as_tensor().name)
+        return [ir.AttrTensor(f"{name}_as_tensor", value)]
+    return []
