@@ -38,9 +38,8 @@ _COPIES = (1, 2, 4, 8, 16)
 # Factors of the remaining trees' leaves that are tried where a part is kept.
 _FACTORS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
 
-# Soft routing is tried as well where its steps take at most this many times those of
-# straight-through routing.
-_AFFORDABLE = 4.0
+# Seconds that soft routing may take by forecast to be tried beside straight-through routing.
+_AFFORDABLE = 60.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
     found: list[Candidate] = []
     history: list[Epoch] = []
     held = 0
-    modes = _modes(start, routing)
+    modes = _modes(task, start, routing)
     for mode in modes:
         start.routing = mode
         rows = core_rows(start, task.table, task.target, [mode], task.trained)
@@ -128,7 +127,7 @@ def _judged(
             yield court.judge(name, "hard", copies * size, new.prepared, tensors)
 
 
-def _modes(module: OnnxModule, routing: TuneRouting) -> tuple[Routing, ...]:
+def _modes(task: Task, module: OnnxModule, routing: TuneRouting) -> tuple[Routing, ...]:
     """The routings to train with."""
     if routing == "leaves":
         return ("hard",)

@@ -121,7 +121,7 @@ def _overwrite(node: onnx.NodeProto, name: str, before: Array, after: Array) -> 
         if _differs(np.asarray(before), np.asarray(after)).any():
             attributes[name].f = float(np.ravel(after)[0])
         return
-    if name in attributes:
+    if name in attributes and attributes[name].type == onnx.AttributeProto.FLOATS:
         attribute = attributes[name]
         values = np.array(attribute.floats, np.float32)
         moved = np.flatnonzero(_differs(before, after))
@@ -129,7 +129,8 @@ def _overwrite(node: onnx.NodeProto, name: str, before: Array, after: Array) -> 
         del attribute.floats[:]
         attribute.floats.extend(values.tolist())
         return
-    tensor = attributes[f"{name}_as_tensor"].t
+    held = attributes.get(name) or attributes[f"{name}_as_tensor"]
+    tensor = held.t
     values = numpy_helper.to_array(tensor).copy()
     moved = np.flatnonzero(_differs(before, after))
     values.ravel()[moved] = np.asarray(after)[moved].astype(values.dtype)

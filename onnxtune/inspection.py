@@ -45,9 +45,10 @@ class TreeReport:
             for form, seconds in self.row_seconds.items()
             if form != self.form
         )
+        time = output.duration(self.row_seconds[self.form])
         return (
-            f"{self.trees} trees of depth {self.depth}: {self.form}, forecast "
-            f"{output.duration(self.row_seconds[self.form])} a row ({others}); {self.row_bytes:,} bytes a row, in the soft form {self.soft_row_bytes:,}"
+            f"{self.trees} trees of depth {self.depth}: {self.form}, forecast {time} a row "
+            f"({others}); {self.row_bytes:,} bytes a row, in the soft form {self.soft_row_bytes:,}"
         )
 
 

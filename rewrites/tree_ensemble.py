@@ -16,7 +16,9 @@ from rewrites.scores.links import ALL_LINKS
 from rewrites.trees.ensemble import Ensemble, ensemble_of
 from rewrites.trees.hardening import in_standard_operators, still_the_same
 from rewrites.trees.indexed import read_indexed
+from rewrites.trees.indexed_taking import take_indexed
 from rewrites.trees.regressor import regression
+from rewrites.trees.taking import ensemble_operator
 from rewrites.trees.tensors import declare, write_back
 
 _NAMES = {"thresholds": "nodes_splits", "leaf_values": "leaf_weights"}
@@ -109,6 +111,7 @@ REWRITE = Rewrite(
     tensors=tensors,
     soften=soften,
     harden=harden,
+    ensemble=ensemble_operator(_read, take_indexed),
     cases=(
         Case("one target", _text([0, 1, 2])),
         Case("one target, double", _text([0, 1, 3], kind="double")),

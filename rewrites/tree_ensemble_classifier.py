@@ -27,7 +27,9 @@ from rewrites.trees.ensemble import Ensemble, ensemble_of
 from rewrites.trees.evaluate import Scores, add_base, raw_scores
 from rewrites.trees.hardening import in_standard_operators, still_the_same
 from rewrites.trees.listed import read_listed
+from rewrites.trees.listed_taking import take_listed
 from rewrites.trees.regressor import as_regressor
+from rewrites.trees.taking import Lists, ensemble_operator
 from rewrites.trees.tensors import declare, is_dense, write_back
 from rewrites.trees.two_classes import Column, Rule, two_classes
 
@@ -280,12 +282,19 @@ _WORDS = 'classlabels_strings = ["no", "yes"]'
 _LOGISTIC = 'post_transform = "LOGISTIC"'
 _SOFTMAX = 'post_transform = "SOFTMAX"'
 
+
+def _take(node: ir.Node, trees: Array) -> Lists:
+    count = len(class_labels(node, "classlabels_int64s"))
+    return take_listed(node, read_listed(node, "class", count, np.float32), "class", trees)
+
+
 REWRITE = Rewrite(
     operator="TreeEnsembleClassifier",
     domain="ai.onnx.ml",
     tensors=tensors,
     soften=soften,
     harden=harden,
+    ensemble=ensemble_operator(lambda node: _read(node).ensemble, _take),
     differentiable=((0, 1),),
     cases=(
         Case("shares of one of two classes", _text(_SHARES, _LABELS)),

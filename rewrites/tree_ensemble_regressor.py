@@ -16,7 +16,9 @@ from rewrites.scores.links import ALL_LINKS, post_transform
 from rewrites.trees.ensemble import Ensemble, ensemble_of
 from rewrites.trees.hardening import in_standard_operators, still_the_same
 from rewrites.trees.listed import read_listed
+from rewrites.trees.listed_taking import take_listed
 from rewrites.trees.regressor import regression
+from rewrites.trees.taking import Lists, ensemble_operator
 from rewrites.trees.tensors import declare, write_back
 
 _NAMES = {
@@ -122,12 +124,19 @@ _SPARSE = """target_treeids = [0, 0, 1, 1, 1], target_nodeids = [2, 4, 1, 1, 2],
 _PROBABILITIES = _ONE_TARGET.replace("1.0, -2.0, 3.0, 0.5, -0.75", "0.25, 0.125, 0.5, 0.25, 0.375")
 _MISSING = "nodes_missing_value_tracks_true = [1, 0, 0, 0, 0, 1, 0, 0], base_values = [0.3]"
 
+
+def _take(node: ir.Node, trees: Array) -> Lists:
+    count = integer(node, "n_targets", 1)
+    return take_listed(node, read_listed(node, "target", count, np.float32), "target", trees)
+
+
 REWRITE = Rewrite(
     operator="TreeEnsembleRegressor",
     domain="ai.onnx.ml",
     tensors=tensors,
     soften=soften,
     harden=harden,
+    ensemble=ensemble_operator(_read, _take),
     cases=(
         Case("one target", _text(_TREES, _LEQ, _ONE_TARGET)),
         Case("double input", _text(_TREES, _LEQ, _ONE_TARGET, x="double")),

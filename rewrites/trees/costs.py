@@ -114,9 +114,32 @@ def choose(shape: EnsembleShape, serving: Serving, where: str) -> Forecast:
     return asked
 
 
+def most_trees(forecast: Forecast, serving: Serving, trees: int) -> int:
+    """How many trees a traversal may take down at a time within the memory at hand."""
+    if serving.memory is None:
+        return trees
+    size = forecast.row_bytes * serving.batch_size / max(1, trees)
+    return int(min(trees, max(1, serving.memory // max(1, int(size)))))
+
+
 def soft_row_bytes(shape: EnsembleShape) -> int:
     """Memory that a row takes in the soft form, beside the model."""
     return int(16 * (2 * shape.inner + 1).sum())
+
+
+def check_soft(shape: EnsembleShape, serving: Serving, where: str) -> None:
+    """Refuse a soft form that a batch would not fit into memory with.
+
+    Raises:
+        UnsupportedError: with the figures.
+    """
+    size = soft_row_bytes(shape) * serving.batch_size
+    if serving.memory is not None and size > serving.memory:
+        raise UnsupportedError(
+            f"{where}: the soft form takes {size / 1e9:.2g} GB for a batch of "
+            f"{serving.batch_size:,} rows, and {serving.memory / 1e9:.2g} GB are at hand; give a "
+            "smaller batch size, or choose the hard form."
+        )
 
 
 def step_cost(shape: EnsembleShape, routing: Routing) -> float:

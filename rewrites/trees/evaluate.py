@@ -11,9 +11,12 @@ import onnx_ir as ir
 
 from rewrites.core.builder import Builder
 from rewrites.core.rewrite import Array
+from rewrites.trees.costs import check_soft, choose, most_trees
 from rewrites.trees.ensemble import Ensemble
+from rewrites.trees.gemm import matched_leaves
 from rewrites.trees.level_wise import leaf_shares, reduce_shares
 from rewrites.trees.paths import leaf_sum, tree_leaves, tree_paths
+from rewrites.trees.tables import shape_of
 from rewrites.trees.tensors import entry_numbers, is_dense, leaf_numbers, threshold_numbers
 from rewrites.trees.traversal import reduce_leaves, traversal
 
@@ -81,15 +84,24 @@ def or_zero(
 def routed(builder: Builder, ensemble: Ensemble, x: ir.Value) -> Reduce:
     """Send the rows x [N, F] down the trees; what comes back reduces tables over their leaves."""
     if builder.routing == "soft" or ensemble.depth == 0:
+        if not builder.for_torch:
+            check_soft(shape_of(ensemble), builder.serving, f"'{builder.node_name}'")
         shares = leaf_shares(builder, ensemble, x)
         return lambda table, _, how: reduce_shares(builder, ensemble, shares, table, how)
     if builder.routing == "straight-through":
         return lambda table, _, how: tree_paths(builder, ensemble, x, table, how)
     if builder.for_torch:
-        leaves = tree_leaves(builder, ensemble, x)
-        return lambda table, _, how: leaf_sum(builder, leaves, table, how)
-    groups = traversal(builder, ensemble, x)
-    return lambda table, columns, how: reduce_leaves(builder, groups, table, columns, how)
+        numbers = tree_leaves(builder, ensemble, x)
+        return lambda table, _, how: leaf_sum(builder, numbers, table, how)
+    forecast = choose(shape_of(ensemble), builder.serving, f"'{builder.node_name}'")
+    if forecast.form == "traversal":
+        groups = traversal(
+            builder, ensemble, x, most_trees(forecast, builder.serving, ensemble.roots)
+        )
+        return lambda table, columns, how: reduce_leaves(builder, groups, table, columns, how)
+    matched = matched_leaves if forecast.form == "gemm" else leaf_shares
+    leaves = matched(builder, ensemble, x)
+    return lambda table, _, how: reduce_shares(builder, ensemble, leaves, table, how)
 
 
 def _stand_in(builder: Builder, ensemble: Ensemble) -> None:

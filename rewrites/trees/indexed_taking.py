@@ -70,7 +70,9 @@ def take_indexed(node: ir.Node, trees: Array) -> Lists:
             found.append(ir.AttrTensor(name, ir.tensor(new_held, name=name)))
     if "membership_values" in node.attributes:
         values = _members(_tensor(node, "membership_values"), modes, places)
-        found.append(ir.AttrTensor("membership_values", ir.tensor(values, name="membership_values")))
+        found.append(
+            ir.AttrTensor("membership_values", ir.tensor(values, name="membership_values"))
+        )
     return Lists(tuple(found), places, weights, tree, weight_tree)
 
 

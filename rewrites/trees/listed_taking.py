@@ -25,7 +25,10 @@ def take_listed(node: ir.Node, nodes: Nodes, prefix: str, trees: Array) -> Lists
     size = len(nodes.modes)
     starts = np.sort(nodes.roots)
     counts = np.diff(np.append(starts, size))
-    places, tree = runs(starts[trees], counts[trees]), np.repeat(np.arange(len(trees)), counts[trees])
+    places, tree = (
+        runs(starts[trees], counts[trees]),
+        np.repeat(np.arange(len(trees)), counts[trees]),
+    )
     tree_of_weight = np.searchsorted(starts, nodes.leaves, side="right") - 1
     order = np.argsort(tree_of_weight, kind="stable")
     held = np.bincount(tree_of_weight, minlength=len(starts))
@@ -33,23 +36,23 @@ def take_listed(node: ir.Node, nodes: Nodes, prefix: str, trees: Array) -> Lists
     weights = order[runs(first[trees], held[trees])]
     weight_tree = np.repeat(np.arange(len(trees)), held[trees])
 
-    found = [ir.AttrInt64s("nodes_treeids", tree.tolist())]
-    for name in _WHOLE:
-        found.append(ir.AttrInt64s(name, required(node, name, np.int64)[places].tolist()))
+    def whole(name: str) -> Array:
+        return required(node, name, np.int64)
+
     words = np.array(list(node.attributes["nodes_modes"].as_strings()), object)
-    found.append(ir.AttrStrings("nodes_modes", words[places].tolist()))
+    lists = {name: whole(name)[places] for name in _WHOLE} | {
+        "nodes_treeids": tree,
+        f"{prefix}_treeids": weight_tree,
+        f"{prefix}_nodeids": whole(f"{prefix}_nodeids")[weights],
+        f"{prefix}_ids": whole(f"{prefix}_ids")[weights],
+    }
     missing = numbers(node, "nodes_missing_value_tracks_true", np.int64)
     if missing is not None:
         tracks = np.zeros(size, np.int64)
         tracks[: len(missing)] = missing[:size]
-        found.append(
-            ir.AttrInt64s("nodes_missing_value_tracks_true", tracks[places].tolist())
-        )
-    ids = required(node, f"{prefix}_nodeids", np.int64)
-    found.append(ir.AttrInt64s(f"{prefix}_treeids", weight_tree.tolist()))
-    found.append(ir.AttrInt64s(f"{prefix}_nodeids", ids[weights].tolist()))
-    targets = required(node, f"{prefix}_ids", np.int64)
-    found.append(ir.AttrInt64s(f"{prefix}_ids", targets[weights].tolist()))
+        lists["nodes_missing_value_tracks_true"] = tracks[places]
+    found = [ir.AttrInt64s(name, values.tolist()) for name, values in lists.items()]
+    found.append(ir.AttrStrings("nodes_modes", words[places].tolist()))
     for name, taken in (
         ("nodes_values", places),
         ("nodes_hitrates", places),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rewrites.core.ensembles import EnsembleShape
 from rewrites.core.rewrite import Array
 from rewrites.trees.ensemble import Ensemble
 
@@ -62,6 +63,13 @@ def node_tables(ensemble: Ensemble) -> NodeTables:
     order = np.empty(len(numbers), np.int64)
     order[starts[of_tree] + numbers] = np.arange(len(numbers))
     return NodeTables(starts, slots[order], children[order], depths, inner_count)
+
+
+def shape_of(ensemble: Ensemble) -> EnsembleShape:
+    """What the cost of its forms depends on."""
+    tables = node_tables(ensemble)
+    width = int(ensemble.features.max(initial=0)) + 1
+    return EnsembleShape(tables.depths, tables.sizes // 2, len(ensemble.columns), width)
 
 
 def _rank_within(groups: Array, count: int) -> Array:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from rewrites.core.ensembles import EnsembleOperator, EnsembleShape, Taken
 from rewrites.core.rewrite import Array
 from rewrites.trees.ensemble import Ensemble
-from rewrites.trees.tables import node_tables
+from rewrites.trees.tables import shape_of
 from rewrites.trees.tensors import entry_places, threshold_numbers
 
 
@@ -39,10 +39,7 @@ def ensemble_operator(
     """What an operator offers, from how it is read and how its lists are rearranged."""
 
     def shape(node: ir.Node) -> EnsembleShape:
-        ensemble = read(node)
-        tables = node_tables(ensemble)
-        width = int(ensemble.features.max(initial=0)) + 1
-        return EnsembleShape(tables.depths, tables.sizes // 2, len(ensemble.columns), width)
+        return shape_of(read(node))
 
     def groups(node: ir.Node) -> Array | None:
         ensemble = read(node)
@@ -50,7 +47,7 @@ def ensemble_operator(
 
     def taken(node: ir.Node, trees: Array) -> Taken:
         old, lists = read(node), take(node, trees)
-        attributes = {name: value for name, value in node.attributes.items()}
+        attributes = dict(node.attributes)
         attributes |= {attribute.name: attribute for attribute in lists.attributes}
         inputs = list(node.inputs)
         new_node = ir.Node(

@@ -40,8 +40,13 @@ class Reached:
     leaves: Array
 
 
-def traversal(builder: Builder, ensemble: Ensemble, x: ir.Value) -> list[Reached]:
-    """The leaves that rows x [N, F] reach; an ensemble of depth 0 is not for this form."""
+def traversal(
+    builder: Builder, ensemble: Ensemble, x: ir.Value, most: int | None = None
+) -> list[Reached]:
+    """The leaves that rows x [N, F] reach; an ensemble of depth 0 is not for this form.
+
+    No more than `most` trees go down at a time, where memory is scarce.
+    """
     tables = node_tables(ensemble)
     source, columns = exact(builder, ensemble, x)
     turned = builder.op("Transpose", source, perm=[1, 0])
@@ -49,7 +54,9 @@ def traversal(builder: Builder, ensemble: Ensemble, x: ir.Value) -> list[Reached
     beyond = builder.constant("no_threshold", np.full(1, np.nan, ensemble.thresholds.dtype))
     thresholds = builder.op("Concat", builder.tensor("thresholds"), beyond, axis=0)
     features = features_of(tables, columns)
-    groups = _groups(tables)
+    found = _groups(tables)
+    size = most or ensemble.roots
+    groups = [part for trees in found for part in np.array_split(trees, -(-len(trees) // size))]
     return [
         _descend(builder, tables, trees, f"group_{number}_" if len(groups) > 1 else "",
                  features, turned, thresholds)
