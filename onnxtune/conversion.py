@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxtune.calibration import node_spreads
+from onnxtune.copying import copy_model
 from onnxtune.errors import ArgumentError
 from onnxtune.memory import memory_at_hand
 from onnxtune.model import ModelLike, load
@@ -25,6 +26,7 @@ from onnxtune.preparation import (
     prepare,
     set_opset,
 )
+from rewrites.core.attributes import LongList, long_list
 from rewrites.core.graph_pass import Plan, rewrite_graph
 from rewrites.core.rewrite import (
     PROVIDERS,
@@ -158,10 +160,22 @@ MapTypes = dict[str, onnx.TypeProto]
 
 def to_ir(proto: onnx.ModelProto) -> tuple[ir.Model, MapTypes]:
     """A model as onnx_ir reads it, and the types that it cannot read, for `from_ir`."""
-    plain = onnx.ModelProto()
-    plain.CopyFrom(proto)
+    lists: list[list[LongList]] = []
+
+    def fill(node: onnx.NodeProto, copy: onnx.NodeProto) -> None:
+        held = [long_list(attribute) for attribute in node.attribute]
+        lists.append([long for long in held if long is not None])
+        for attribute, long in zip(node.attribute, held, strict=True):
+            if long is None:
+                copy.attribute.add().CopyFrom(attribute)
+
+    plain = copy_model(proto, fill)
     wrapped = _take_map_types(plain)
-    return ir.from_proto(plain), wrapped
+    model = ir.from_proto(plain)
+    for node, long_lists in zip(list(model.graph), lists, strict=True):
+        for attribute in long_lists:
+            node.attributes[attribute.name] = attribute
+    return model, wrapped
 
 
 def from_ir(model: ir.Model, wrapped: MapTypes) -> onnx.ModelProto:

@@ -89,8 +89,7 @@ def _write(
         rewrite = find(node.domain, node.op_type)
         if rewrite is None or not any(key.startswith(f"{name}/") for key in tensors):
             continue
-        read = ir_node(prepared, node)
-        read.name = name
+        read = ir_node(prepared, node, name)
         before = {role: t.value for role, t in rewrite.tensors(read, None).items()}
         roles = {role: f"{name}/{role}" for role in before if f"{name}/{role}" in tensors}
         after = {role: np.asarray(tensors[key]) for role, key in roles.items()}

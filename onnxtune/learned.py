@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
 from onnxtune.preparation import Prepared
+from rewrites.core.attributes import long_list
 from rewrites.core.registry import find
 from rewrites.core.rewrite import Array, Tensor
+
+# What was read of a model, for as long as it lives.
+_NODES: WeakKeyDictionary[Prepared, dict[str, ir.Node]] = WeakKeyDictionary()
 
 
 def is_learned(tensor: onnx.TensorProto) -> bool:
@@ -33,22 +39,42 @@ def node_tensors(
     return {f"{node.name}/{role}": tensor for role, tensor in tensors.items()}
 
 
-def ir_node(prepared: Prepared, node: onnx.NodeProto) -> ir.Node:
-    """One node for a rewrite to read, its inputs typed."""
+def ir_node(prepared: Prepared, node: onnx.NodeProto, name: str = "") -> ir.Node:
+    """One node for a rewrite to read, its inputs typed.
+
+    Args:
+        prepared: the model.
+        node: of the prepared model, or of its source, where `name` tells what it is called in the
+            prepared one. Of ai.onnx.ml both are the same, and are read once.
+        name: see there.
+    """
+    own = name or node.name
+    if node.domain != "ai.onnx.ml":
+        return _ir_node(prepared, node, own)
+    known = _NODES.setdefault(prepared, {})
+    if own not in known:
+        known[own] = _ir_node(prepared, node, own)
+    return known[own]
+
+
+def _ir_node(prepared: Prepared, node: onnx.NodeProto, name: str) -> ir.Node:
     inputs: list[ir.Value | None] = []
-    for name in node.input:
-        known = prepared.type_of(name)
+    for read in node.input:
+        known = prepared.type_of(read)
         typed = known.kind.startswith("tensor(") and not known.is_string
         kind = ir.TensorType(ir.DataType.from_numpy(known.dtype)) if typed else None
-        inputs.append(ir.Value(name=name, type=kind) if name else None)
-    attributes = [ir.serde.deserialize_attribute(attribute) for attribute in node.attribute]
+        inputs.append(ir.Value(name=read, type=kind) if read else None)
+    attributes = [
+        long_list(attribute) or ir.serde.deserialize_attribute(attribute)
+        for attribute in node.attribute
+    ]
     return ir.Node(
         node.domain,
         node.op_type,
         inputs,
         attributes,
         num_outputs=len(node.output),
-        name=node.name,
+        name=name,
     )
 
 

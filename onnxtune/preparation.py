@@ -11,6 +11,7 @@ from onnx import helper
 from onnxtune.errors import ModelError
 from onnxtune.model import Model
 from onnxtune.runtime import ValueType, declared_types, session, value_types
+from onnxtune.small_trees import with_small_trees
 from rewrites.core.graph_pass import STANDARD_DOMAINS
 from rewrites.core.naming import node_names
 from rewrites.core.registry import find
@@ -59,7 +60,7 @@ _ELEMENT_TYPES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """A model whose nodes have unique names and whose values have known types.
 
@@ -105,7 +106,7 @@ def _types(proto: onnx.ModelProto, origin: str) -> dict[str, ValueType]:
     """The type of every value; of a user's own operators, which onnxruntime cannot load, only
     those that the graph declares."""
     try:
-        return value_types(proto)
+        return value_types(with_small_trees(proto))
     except ModelError as error:
         own = [n for n in proto.graph.node if n.domain not in (*STANDARD_DOMAINS, "ai.onnx.ml")]
         if any(find(node.domain, node.op_type) is not None for node in own):

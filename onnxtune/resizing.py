@@ -66,8 +66,7 @@ def resized(prepared: Prepared, trees: Mapping[str, Array]) -> Resized:
         rewrite = find(node.domain, node.op_type)
         if name not in trees or rewrite is None or rewrite.ensemble is None:
             continue
-        read = ir_node(prepared, node)
-        read.name = name
+        read = ir_node(prepared, node, name)
         found = rewrite.ensemble.take(read, trees[name])
         replaced = {attribute.name for attribute in found.attributes}
         kept = [held for held in node.attribute if held.name not in replaced]

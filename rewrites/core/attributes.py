@@ -2,13 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
 from rewrites.core.rewrite import Array
 from rewrites.errors import ModelError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+# Lists with more entries are held as arrays.
+LONG = 1000
+
+
+class LongList(ir.Attr):
+    """An attribute with a long list, in an array: Python numbers take ten times the memory.
+
+    `array` holds numbers, or of words the places in `words`.
+    """
+
+    def __init__(
+        self, name: str, kind: ir.AttributeType, array: Array, words: Sequence[str] = ()
+    ) -> None:
+        super().__init__(name, kind, ())
+        self.array = array
+        self.words = tuple(words)
+
+    @property
+    def value(self) -> tuple[Any, ...]:
+        """The list, as a tuple; made anew each time."""
+        held = self.array.tolist()
+        return tuple(self.words[place] for place in held) if self.words else tuple(held)
+
+
+def long_list(attribute: onnx.AttributeProto) -> LongList | None:
+    """An attribute that holds a long list; None for any other."""
+    name, count = attribute.name, len(attribute.ints)
+    if count > LONG:
+        array = np.fromiter(attribute.ints, np.int64, count)
+        return LongList(name, ir.AttributeType.INTS, array)
+    count = len(attribute.floats)
+    if count > LONG:
+        return LongList(
+            name, ir.AttributeType.FLOATS, np.fromiter(attribute.floats, np.float32, count)
+        )
+    count = len(attribute.strings)
+    if count > LONG:
+        places: dict[bytes, int] = defaultdict(lambda: len(places))
+        array = np.fromiter((places[word] for word in attribute.strings), np.int32, count)
+        words = [word.decode() for word in places]
+        return LongList(name, ir.AttributeType.STRINGS, array, words)
+    return None
 
 
 def describe(node: ir.Node) -> str:
@@ -22,6 +71,8 @@ def numbers(node: ir.Node, name: str, dtype: Any) -> Array | None:
     ai.onnx.ml lets `<name>_as_tensor` stand for `<name>` where the numbers are doubles.
     """
     plain = node.attributes.get(name)
+    if isinstance(plain, LongList):
+        return plain.array.astype(dtype)
     if plain is not None:
         return np.asarray(plain.value, dtype=dtype)
     tensor = node.attributes.get(f"{name}_as_tensor")
@@ -44,6 +95,17 @@ def strings(node: ir.Node, name: str) -> list[str]:
     """A list of strings; empty where it is absent."""
     found = node.attributes.get(name)
     return [] if found is None else list(found.as_strings())
+
+
+def places_of_words(node: ir.Node, name: str) -> tuple[Array, list[str]]:
+    """A list of strings as [n] places among its distinct words."""
+    found = node.attributes.get(name)
+    if isinstance(found, LongList):
+        return found.array, list(found.words)
+    listed = [] if found is None else list(found.as_strings())
+    words = list(dict.fromkeys(listed))
+    known = {word: place for place, word in enumerate(words)}
+    return np.fromiter((known[word] for word in listed), np.int32, len(listed)), words
 
 
 def integer(node: ir.Node, name: str, default: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from rewrites.core.attributes import required
+from rewrites.core.attributes import LongList, required
 from rewrites.core.rewrite import Array
 from rewrites.trees.nodes import MEMBER, runs
 from rewrites.trees.taking import Lists
@@ -45,19 +45,19 @@ def take_indexed(node: ir.Node, trees: Array) -> Lists:
         to_node = moved(np.where(is_leaf, 0, old), tree, node_keys, count, node_first, node_start)
         to_leaf = moved(np.where(is_leaf, old, 0), tree, leaf_keys, leaves, leaf_first, leaf_start)
         new = np.where(is_leaf, to_leaf, to_node)
-        found.append(ir.AttrInt64s(f"nodes_{side}nodeids", new.tolist()))
-        found.append(ir.AttrInt64s(f"nodes_{side}leafs", is_leaf.astype(np.int64).tolist()))
+        found.append(_ints(f"nodes_{side}nodeids", new))
+        found.append(_ints(f"nodes_{side}leafs", is_leaf.astype(np.int64)))
     new_roots = moved(roots[trees], np.arange(len(trees)), node_keys, count, node_first, node_start)
-    found.append(ir.AttrInt64s("tree_roots", new_roots.tolist()))
+    found.append(_ints("tree_roots", new_roots))
     features = required(node, "nodes_featureids", np.int64)
-    found.append(ir.AttrInt64s("nodes_featureids", features[places].tolist()))
+    found.append(_ints("nodes_featureids", features[places]))
     targets = required(node, "leaf_targetids", np.int64)
-    found.append(ir.AttrInt64s("leaf_targetids", targets[weights].tolist()))
+    found.append(_ints("leaf_targetids", targets[weights]))
     if "nodes_missing_value_tracks_true" in node.attributes:
         tracks = np.zeros(count, np.int64)
         listed = required(node, "nodes_missing_value_tracks_true", np.int64)
         tracks[: len(listed)] = listed[:count]
-        found.append(ir.AttrInt64s("nodes_missing_value_tracks_true", tracks[places].tolist()))
+        found.append(_ints("nodes_missing_value_tracks_true", tracks[places]))
     for name, taken in (
         ("nodes_modes", places),
         ("nodes_splits", places),
@@ -74,6 +74,10 @@ def take_indexed(node: ir.Node, trees: Array) -> Lists:
             ir.AttrTensor("membership_values", ir.tensor(values, name="membership_values"))
         )
     return Lists(tuple(found), places, weights, tree, weight_tree)
+
+
+def _ints(name: str, values: Array) -> LongList:
+    return LongList(name, ir.AttributeType.INTS, values)
 
 
 def _tensor(node: ir.Node, name: str) -> Array:

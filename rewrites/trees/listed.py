@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from rewrites.core.attributes import describe, numbers, required, string
+from rewrites.core.attributes import describe, numbers, places_of_words, required, string
 from rewrites.core.rewrite import Array
 from rewrites.errors import ModelError, UnsupportedError
 from rewrites.trees.nodes import EQ, GT, GTE, LEAF, LEQ, LT, NEQ, Aggregate, Nodes
@@ -116,16 +116,15 @@ def _numbers(node: ir.Node, name: str, dtype: Any, tuned: Mapping[str, Array] | 
 
 
 def _modes(node: ir.Node) -> Array:
-    """[n] int8, from a list of words without an array of them."""
-    found = node.attributes.get("nodes_modes")
-    words = () if found is None else found.value
-    try:
-        return np.fromiter(map(_MODES.__getitem__, words), np.int8, len(words))
-    except KeyError as error:
+    """[n] int8."""
+    places, words = places_of_words(node, "nodes_modes")
+    unknown = [word for word in words if word not in _MODES]
+    if unknown:
         raise UnsupportedError(
-            f"{describe(node)}: node mode {error.args[0]} is none of the operator's "
+            f"{describe(node)}: node mode {unknown[0]} is none of the operator's "
             f"({', '.join(_MODES)}). `onnxtune inspect` lists every such node."
-        ) from None
+        )
+    return np.array([_MODES[word] for word in words], np.int8)[places]
 
 
 def _first_weights(

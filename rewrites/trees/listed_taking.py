@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from rewrites.core.attributes import numbers, required
+from rewrites.core.attributes import LongList, numbers, places_of_words, required
 from rewrites.core.rewrite import Array
 from rewrites.trees.nodes import Nodes, runs
 from rewrites.trees.taking import Lists
@@ -39,7 +39,7 @@ def take_listed(node: ir.Node, nodes: Nodes, prefix: str, trees: Array) -> Lists
     def whole(name: str) -> Array:
         return required(node, name, np.int64)
 
-    words = np.array(list(node.attributes["nodes_modes"].as_strings()), object)
+    mode, words = places_of_words(node, "nodes_modes")
     lists = {name: whole(name)[places] for name in _WHOLE} | {
         "nodes_treeids": tree,
         f"{prefix}_treeids": weight_tree,
@@ -51,8 +51,9 @@ def take_listed(node: ir.Node, nodes: Nodes, prefix: str, trees: Array) -> Lists
         tracks = np.zeros(size, np.int64)
         tracks[: len(missing)] = missing[:size]
         lists["nodes_missing_value_tracks_true"] = tracks[places]
-    found = [ir.AttrInt64s(name, values.tolist()) for name, values in lists.items()]
-    found.append(ir.AttrStrings("nodes_modes", words[places].tolist()))
+    integers, strings = ir.AttributeType.INTS, ir.AttributeType.STRINGS
+    found: list[ir.Attr] = [LongList(name, integers, values) for name, values in lists.items()]
+    found.append(LongList("nodes_modes", strings, mode[places], words))
     for name, taken in (
         ("nodes_values", places),
         ("nodes_hitrates", places),
@@ -65,13 +66,12 @@ def take_listed(node: ir.Node, nodes: Nodes, prefix: str, trees: Array) -> Lists
 def _floats(node: ir.Node, name: str, places: Array) -> list[ir.Attr]:
     """A list of floats, or the tensor that stands for it, rearranged; nothing where it is short."""
     plain, tensor = node.attributes.get(name), node.attributes.get(f"{name}_as_tensor")
-    if plain is not None and len(plain.value):
-        held = np.asarray(plain.value, np.float32)
-        long = len(held) > places.max(initial=-1)
-        return [ir.AttrFloat32s(name, held[places].tolist() if long else [])]
-    if tensor is not None:
-        held = tensor.as_tensor().numpy().ravel()
-        long = len(held) > places.max(initial=-1)
-        value = ir.tensor(held[places] if long else held[:0], name=tensor.as_tensor().name)
-        return [ir.AttrTensor(f"{name}_as_tensor", value)]
-    return []
+    held = numbers(node, name, np.float32)
+    if held is None:
+        return []
+    new = held[places] if len(held) > places.max(initial=-1) else held[:0]
+    if plain is not None:
+        return [LongList(name, ir.AttributeType.FLOATS, new)]
+    assert tensor is not None
+    value = ir.tensor(new, name=tensor.as_tensor().name)
+    return [ir.AttrTensor(f"{name}_as_tensor", value)]

@@ -72,8 +72,8 @@ def as_regressor(
             copied[name] = original.tolist()
     targets = 1 + ask_votes
     for name in ("treeids", "nodeids"):
-        copied[f"target_{name}"] = list(node.attributes[f"{prefix}_{name}"].value) * targets
-    count = len(node.attributes[f"{prefix}_ids"].value)
+        copied[f"target_{name}"] = required(node, f"{prefix}_{name}", np.int64).tolist() * targets
+    count = len(required(node, f"{prefix}_ids", np.int64))
     copied["target_ids"] = [target for target in range(targets) for _ in range(count)]
     # The regressor has no kernel for integers.
     x = builder.as_float(node.inputs[0], keep_double=True)

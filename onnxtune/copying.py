@@ -1,0 +1,35 @@
+"""Copies of a model that leave out what is large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+
+
+def copy_model(
+    model: onnx.ModelProto, fill: Callable[[onnx.NodeProto, onnx.NodeProto], None]
+) -> onnx.ModelProto:
+    """A copy, the attributes of whose main graph's nodes `fill(original, copy)` writes."""
+    copy = onnx.ModelProto()
+    _copy_fields(model, copy, "graph")
+    _copy_fields(model.graph, copy.graph, "node")
+    for node in model.graph.node:
+        added = copy.graph.node.add()
+        _copy_fields(node, added, "attribute")
+        fill(node, added)
+    return copy
+
+
+def _copy_fields(source: Any, target: Any, but: str) -> None:
+    for field, value in source.ListFields():
+        if field.name == but:
+            continue
+        place = getattr(target, field.name)
+        if hasattr(place, "extend"):
+            place.extend(value)
+        elif hasattr(place, "CopyFrom"):
+            place.CopyFrom(value)
+        else:
+            setattr(target, field.name, value)
