@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -147,9 +147,18 @@ def rewritten(prepared: Prepared, plan: Plan) -> onnx.ModelProto:
     return proto
 
 
-def rewrite_model(proto: onnx.ModelProto, plan: Plan) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
-    """A rewritten copy of a model with named, typed nodes, and the tensors that were declared."""
+def rewrite_model(
+    proto: onnx.ModelProto, plan: Plan, lists: Mapping[str, ir.Node] | None = None
+) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
+    """A rewritten copy of a model with named, typed nodes, and the tensors that were declared.
+
+    `lists` has, by the names of nodes, others that hold the long lists of their attributes.
+    """
     model, wrapped = to_ir(proto)
+    for node in model.graph:
+        held = (lists or {}).get(str(node.name))
+        if held is not None:
+            node.attributes.update(held.attributes)
     tensors = rewrite_graph(model, plan)
     RemoveUnusedNodesPass()(model)
     return from_ir(model, wrapped), tensors

@@ -7,6 +7,8 @@ from typing import Any
 
 import onnx
 
+from rewrites.core.attributes import is_long
+
 
 def copy_model(
     model: onnx.ModelProto, fill: Callable[[onnx.NodeProto, onnx.NodeProto], None]
@@ -19,6 +21,16 @@ def copy_model(
         added = copy.graph.node.add()
         _copy_fields(node, added, "attribute")
         fill(node, added)
+    return copy
+
+
+def without_long_lists(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A copy of a node without the attributes that hold long lists."""
+    copy = onnx.NodeProto()
+    _copy_fields(node, copy, "attribute")
+    for attribute in node.attribute:
+        if not is_long(attribute):
+            copy.attribute.add().CopyFrom(attribute)
     return copy
 
 

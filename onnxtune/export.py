@@ -25,6 +25,7 @@ from onnxtune.preparation import (
     prepare,
     set_opset,
 )
+from rewrites.core.attributes import LongList, numbers
 from rewrites.core.builder import Builder
 from rewrites.core.graph_pass import Plan, replace
 from rewrites.core.naming import node_names
@@ -111,6 +112,62 @@ def _write(
             if count:
                 changed[name] = count
     return Native(proto, changed, {}), replacements
+
+
+def as_held(prepared: Prepared, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """The tensors as the native form holds them: a double threshold may become a float.
+
+    Empty where they are those of the model.
+    """
+    found: dict[str, Array] = {}
+    moved = False
+    held = {tensor.name: tensor for tensor in prepared.proto.graph.initializer}
+    for node in prepared.proto.graph.node:
+        rewrite = find(node.domain, node.op_type)
+        if rewrite is None or not any(key.startswith(f"{node.name}/") for key in tensors):
+            continue
+        read = ir_node(prepared, node)
+        before = {role: tensor.value for role, tensor in rewrite.tensors(read, None).items()}
+        names = {role: f"{node.name}/{role}" for role in before}
+        after = {role: np.asarray(tensors[n]) for role, n in names.items() if n in tensors}
+        if all(np.array_equal(value, before[role]) for role, value in after.items()):
+            continue
+        moved = True
+        hardened, untouched = (rewrite.harden(read, t) for t in (before | after, before))
+        if isinstance(hardened, Replacement) or isinstance(untouched, Replacement):
+            continue
+        written = _with_numbers(read, untouched, hardened)
+        values = {role: t.value for role, t in rewrite.tensors(written, None).items()}
+        found |= {names[role]: values[role] for role in after if role in values}
+    for name, value in tensors.items():
+        if name in held:
+            moved = moved or not np.array_equal(numpy_helper.to_array(held[name]), value)
+    return {**tensors, **found} if moved else {}
+
+
+def _with_numbers(
+    node: ir.Node, before: Mapping[str, Array], after: Mapping[str, Array]
+) -> ir.Node:
+    """A copy of a node with other numbers in its attributes, in the types that these have."""
+    attributes = dict(node.attributes)
+    for name, values in after.items():
+        own = name if name in attributes else f"{name}_as_tensor"
+        attribute = attributes[own]
+        held = numbers(node, own, np.float32)
+        assert held is not None
+        moved = np.flatnonzero(_differs(before[name], values))
+        held = np.atleast_1d(held).copy()
+        held[moved] = np.ravel(values)[moved]
+        if attribute.type == ir.AttributeType.FLOAT:
+            attributes[own] = ir.AttrFloat32(own, float(held[0]))
+        elif attribute.type == ir.AttributeType.FLOATS:
+            attributes[own] = LongList(own, attribute.type, held)
+        else:
+            attributes[own] = ir.AttrTensor(own, ir.tensor(held))
+    inputs, outputs = list(node.inputs), len(node.outputs)
+    return ir.Node(
+        node.domain, node.op_type, inputs, attributes.values(), num_outputs=outputs, name=node.name
+    )
 
 
 def _overwrite(node: onnx.NodeProto, name: str, before: Array, after: Array) -> None:

@@ -12,15 +12,14 @@ import torch
 from onnxtune.agreement import as_values
 from onnxtune.data import Table
 from onnxtune.errors import OnnxTuneError
-from onnxtune.export import native
+from onnxtune.export import as_held
 from onnxtune.metrics import paired
-from onnxtune.model import load
 from onnxtune.partition import partition
-from onnxtune.preparation import Prepared, prepare
+from onnxtune.preparation import Prepared
 from onnxtune.result import Candidate, Form, Verdict
 from onnxtune.rows import core_rows, hard_output, some_rows
 from onnxtune.runtime import run
-from onnxtune.torch_module import OnnxModule, learned_tensors
+from onnxtune.torch_module import OnnxModule
 from onnxtune.training_loop import Settings, evaluate
 from rewrites.core.rewrite import Array, Routing
 
@@ -59,8 +58,7 @@ class Court:
         self, name: str, form: Form, size: float, prepared: Prepared, tensors: Mapping[str, Array]
     ) -> Candidate:
         """Compare a model row by row with the original."""
-        output = self.settings.output
-        held = as_written(prepared, tensors, output)
+        held = as_held(prepared, tensors)
         module = self.module(prepared, form)
         module.load_tensors(held)
         rows = core_rows(module, self.table, self.target, [form], list(module.learned))
@@ -77,16 +75,6 @@ def best(found: list[Candidate], form: Form, accepted: bool = True) -> Candidate
     """The one with the lowest loss in a form, if `accepted` of those; the smaller of two alike."""
     able = [c for c in found if c.form == form and (c.verdict.accepted or not accepted)]
     return min(able, key=lambda c: (c.verdict.after, c.size), default=None)
-
-
-def as_written(prepared: Prepared, tensors: Mapping[str, Array], output: str) -> dict[str, Array]:
-    """The tensors as the native form holds them: a double threshold may become a float."""
-    written = native(prepared, tensors)
-    if not written.changed:
-        return {}
-    again = prepare(load(written.proto))
-    held = learned_tensors(again, partition(again, [output]), {})
-    return {name: held[name].value if name in held else value for name, value in tensors.items()}
 
 
 def check_file(module: OnnxModule, proto: onnx.ModelProto, table: Table, output: str) -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 
 import onnx
 
+from onnxtune.copying import without_long_lists
 from onnxtune.differentiability import gradient_paths
 from onnxtune.errors import ArgumentError, OnnxTuneError, UnsupportedError
 from onnxtune.learned import is_learned, node_tensors
@@ -34,7 +35,8 @@ class Partition:
         outputs: chosen output name -> the float value behind it.
         refused: node name -> why its rewrite cannot handle it.
         inputs: the values that enter the core.
-        core: the core as a model of its own, its nodes as they were.
+        core: the core as a model of its own, its nodes as they were but for the long lists of
+            operators of ai.onnx.ml, which `learned.ir_node` has.
         prefix: the model that computes `inputs`; None where they are inputs of the graph.
     """
 
@@ -302,7 +304,11 @@ class _Graph:
         self, core: set[str], entering: list[str], values: Iterable[str]
     ) -> onnx.ModelProto:
         """The core nodes as a model from `entering` to `values`."""
-        nodes = [node for name, node in self.nodes.items() if name in core]
+        nodes = [
+            without_long_lists(node) if node.domain == "ai.onnx.ml" else node
+            for name, node in self.nodes.items()
+            if name in core
+        ]
         return self._model(nodes, entering, list(dict.fromkeys(values)))
 
     def prefix(self, entering: list[str]) -> onnx.ModelProto | None:

@@ -17,7 +17,7 @@ from onnxtune.conversion import check_temperature, rewrite_model
 from onnxtune.data import load as load_data
 from onnxtune.errors import ArgumentError
 from onnxtune.export import SavedForm, written
-from onnxtune.learned import node_tensors, tensor_value
+from onnxtune.learned import ir_node, node_tensors, tensor_value
 from onnxtune.links import Source, find_source
 from onnxtune.model import ModelLike, load
 from onnxtune.partition import Partition, partition
@@ -288,7 +288,12 @@ class OnnxModule(nn.Module):
             name: routing if name in trees else "soft" for name in self.cut.roles
         }
         plan = Plan(routings, 1.0, self.spreads, for_torch=True)
-        proto, _ = rewrite_model(self.cut.core, plan)
+        read = {
+            node.name: ir_node(self.prepared, node)
+            for node in self.prepared.proto.graph.node
+            if node.domain == "ai.onnx.ml" and self.cut.roles[node.name] == "core"
+        }
+        proto, _ = rewrite_model(self.cut.core, plan, read)
         links = {name: find_source(proto.graph, v) for name, v in self.cut.outputs.items()}
         self._links[routing] = links
         sources = [source.value for source in links.values()]
@@ -302,8 +307,8 @@ def learned_tensors(
 ) -> dict[str, Learned]:
     """The tunable tensors of a partition, in the order of the graph."""
     declared: dict[str, Learned] = {}
-    for node in cut.core.graph.node:
-        if node.name not in cut.refused:
+    for node in prepared.proto.graph.node:
+        if cut.roles[node.name] == "core" and node.name not in cut.refused:
             declared |= node_tensors(prepared, node, spreads.get(node.name))
     found = {}
     for name in cut.tensors:

@@ -459,7 +459,7 @@ def test_an_interrupt(folder: Path, onnxtune_: Onnxtune, monkeypatch: pytest.Mon
 
     before = contents(folder)
     monkeypatch.setattr("onnxtune.training_loop.train", interrupted)
-    monkeypatch.setattr("onnxtune.tuning.train", interrupted)
+    monkeypatch.setattr("onnxtune.candidates.train", interrupted)
     arguments = ("tune", "two.onnx", "--data", "amounts.csv", "--target", "y")
     ran = onnxtune_(*arguments, "--tune-output", "first", "-o", "t.onnx")
     assert (ran.status, ran.out, ran.err) == (130, "", "onnxtune: interrupted.\n")
@@ -469,7 +469,7 @@ def test_an_interrupt(folder: Path, onnxtune_: Onnxtune, monkeypatch: pytest.Mon
 def test_an_unexpected_error(
     folder: Path, onnxtune_: Onnxtune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: Any) -> Any:
+    def broken(*_: Any, **__: Any) -> Any:
         raise IndexError("one\ntwo")
 
     monkeypatch.setattr("onnxtune.inspection.inspect", broken)

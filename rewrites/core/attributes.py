@@ -40,24 +40,26 @@ class LongList(ir.Attr):
         return tuple(self.words[place] for place in held) if self.words else tuple(held)
 
 
+def is_long(attribute: onnx.AttributeProto) -> bool:
+    """Whether an attribute holds a long list of numbers or words."""
+    return max(len(attribute.ints), len(attribute.floats), len(attribute.strings)) > LONG
+
+
 def long_list(attribute: onnx.AttributeProto) -> LongList | None:
     """An attribute that holds a long list; None for any other."""
-    name, count = attribute.name, len(attribute.ints)
-    if count > LONG:
-        array = np.fromiter(attribute.ints, np.int64, count)
-        return LongList(name, ir.AttributeType.INTS, array)
-    count = len(attribute.floats)
-    if count > LONG:
-        return LongList(
-            name, ir.AttributeType.FLOATS, np.fromiter(attribute.floats, np.float32, count)
-        )
-    count = len(attribute.strings)
-    if count > LONG:
-        places: dict[bytes, int] = defaultdict(lambda: len(places))
-        array = np.fromiter((places[word] for word in attribute.strings), np.int32, count)
-        words = [word.decode() for word in places]
-        return LongList(name, ir.AttributeType.STRINGS, array, words)
-    return None
+    if not is_long(attribute):
+        return None
+    kinds = ir.AttributeType
+    if len(attribute.ints):
+        array = np.fromiter(attribute.ints, np.int64, len(attribute.ints))
+        return LongList(attribute.name, kinds.INTS, array)
+    if len(attribute.floats):
+        array = np.fromiter(attribute.floats, np.float32, len(attribute.floats))
+        return LongList(attribute.name, kinds.FLOATS, array)
+    places: dict[bytes, int] = defaultdict(lambda: len(places))
+    listed = attribute.strings
+    array = np.fromiter((places[word] for word in listed), np.int32, len(listed))
+    return LongList(attribute.name, kinds.STRINGS, array, [word.decode() for word in places])
 
 
 def describe(node: ir.Node) -> str:

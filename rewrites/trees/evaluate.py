@@ -84,7 +84,7 @@ def or_zero(
 def routed(builder: Builder, ensemble: Ensemble, x: ir.Value) -> Reduce:
     """Send the rows x [N, F] down the trees; what comes back reduces tables over their leaves."""
     if builder.routing == "soft" or ensemble.depth == 0:
-        if not builder.for_torch:
+        if builder.routing == "soft" and not builder.for_torch:
             check_soft(shape_of(ensemble), builder.serving, f"'{builder.node_name}'")
         shares = leaf_shares(builder, ensemble, x)
         return lambda table, _, how: reduce_shares(builder, ensemble, shares, table, how)

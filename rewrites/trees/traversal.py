@@ -182,7 +182,7 @@ def _groups(tables: NodeTables) -> list[Array]:
     for i in range(blocks):
         trees = np.cumsum(span[i:])
         work[i, i:] = trees * np.maximum.accumulate(deepest[i:])
-        padded[i, i:] = trees * largest[i:]
+        padded[i, i:] = trees * np.maximum.accumulate(largest[i:])
     cuts = _best_cuts(work + padded * (work[0, -1] / padded[0, -1]), min(_MOST_GROUPS, blocks))
     totals = [sum(work[i, j] for i, j in cut) for cut in cuts]
     room = [sum(padded[i, j] for i, j in cut) for cut in cuts]
