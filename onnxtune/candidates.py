@@ -86,22 +86,24 @@ def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
     if max_size < 1:
         start, size = _smaller(task, max_size)
         teacher = _teacher(task)
+    # Trees that are single leaves have no thresholds.
+    trained = [name for name in task.trained if name in start.learned]
     found: list[Candidate] = []
     history: list[Epoch] = []
     held = 0
     modes = _modes(task, start, routing)
     for mode in modes:
         start.routing = mode
-        rows = core_rows(start, task.table, task.target, [mode], task.trained)
+        rows = core_rows(start, task.table, task.target, [mode], trained)
         judged: list[Routing] = ["hard", "soft"] if mode == "soft" else ["hard"]
         court = task.court
-        valid = core_rows(start, court.table, court.target, judged, task.trained)
+        valid = core_rows(start, court.table, court.target, judged, trained)
         held = max(held, _bytes(rows) + _bytes(valid))
-        parameters = standardised(start.learned, task.trained, court.device)
+        parameters = standardised(start.learned, trained, court.device)
         rows = replace(rows, teacher=teacher)
-        trained = train(start, parameters, rows, valid, court.settings, mode)
-        history.extend(trained.history)
-        found.extend(_judged(task, start, trained, mode, size, max_size))
+        outcome = train(start, parameters, rows, valid, court.settings, mode)
+        history.extend(outcome.history)
+        found.extend(_judged(task, start, outcome, mode, size, max_size))
     return Run(found, history, modes[-1], held)
 
 
@@ -153,12 +155,22 @@ def _smaller(task: Task, max_size: float) -> tuple[OnnxModule, float]:
     """
     original, court = task.original, task.court
     groups = tree_nodes(original.prepared, _holders(task.trained))
+    place = f"{original.prepared.source.origin}: max_size={max_size:g} wants fewer trees"
     if not groups:
-        raise UnsupportedError(
-            f"{original.prepared.source.origin}: max_size={max_size:g} wants fewer trees, and the "
-            "model has none that could be left out."
+        others = tree_nodes(original.prepared, list(original.cut.roles))
+        reason = (
+            "freeze keeps them all."
+            if others
+            else "the model has none that can be left out (of a sum or an average of trees)."
         )
+        raise UnsupportedError(f"{place}, and {reason}")
     kept = {node: _first_of_each(group, max_size) for node, group in groups.items()}
+    trees = sum(len(group) for group in groups.values())
+    size = sum(len(numbers) for numbers in kept.values()) / trees
+    if size > max_size * (1 + 1e-9):
+        raise UnsupportedError(
+            f"{place}, and one for each output is {size:.3g} times the model's {trees}."
+        )
     new = resized(original.prepared, kept)
     own = {name: learned.value for name, learned in original.learned.items()}
     shares = {node: new.taken[node].share for node in kept}
@@ -179,8 +191,6 @@ def _smaller(task: Task, max_size: float) -> tuple[OnnxModule, float]:
         losses[number] = float(evaluate(module, {}, rows, court.settings, "hard").mean())
     scale = tried[min(losses, key=lambda number: losses[number])]
     proto = native(new.prepared, carried(new, own, scale)).proto
-    trees = sum(len(group) for group in groups.values())
-    size = sum(len(numbers) for numbers in kept.values()) / trees
     return court.module(prepare(load(proto)), "hard"), size
 
 

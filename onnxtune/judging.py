@@ -72,9 +72,17 @@ class Court:
 
 
 def best(found: list[Candidate], form: Form, accepted: bool = True) -> Candidate | None:
-    """The one with the lowest loss in a form, if `accepted` of those; the smaller of two alike."""
+    """The one with the lowest loss in a form, if `accepted` of those.
+
+    A smaller model is taken instead where its loss is within half a standard error of that.
+    """
     able = [c for c in found if c.form == form and (c.verdict.accepted or not accepted)]
-    return min(able, key=lambda c: (c.verdict.after, c.size), default=None)
+    lowest = min(able, key=lambda c: c.verdict.after, default=None)
+    if lowest is None:
+        return None
+    limit = lowest.verdict.after + np.nan_to_num(lowest.verdict.standard_error) / 2
+    smaller = [c for c in able if c.size < lowest.size and c.verdict.after <= limit]
+    return min(smaller, key=lambda c: (c.size, c.verdict.after), default=lowest)
 
 
 def check_file(module: OnnxModule, proto: onnx.ModelProto, table: Table, output: str) -> None:

@@ -91,7 +91,9 @@ def carried(
     for node, taken in new.taken.items():
         for role, origin in taken.origin.items():
             name = f"{node}/{role}"
-            if name in tensors:
+            if name in tensors and not origin.size:
+                del found[name]
+            elif name in tensors:
                 value = np.asarray(tensors[name]).reshape(-1)[origin]
                 factor = scale.get(node, 1.0) if role == "leaf_values" else 1.0
                 found[name] = value * value.dtype.type(factor)
@@ -126,7 +128,10 @@ def dithered(
         The model with M times the trees, and its tensors.
     """
     new = resized(prepared, {name: np.tile(np.arange(len(g)), copies) for name, g in nodes.items()})
-    found = carried(new, tensors, {name: new.taken[name].share for name in nodes})
+    # Copies share their leaves' size, whether these were trained or not.
+    leaves = {name: learned[name].value for name in map("{}/leaf_values".format, nodes)}
+    scale = {name: new.taken[name].share for name in nodes}
+    found = carried(new, leaves | dict(tensors), scale)
     rng = np.random.default_rng(seed)
     for node, groups in nodes.items():
         name = f"{node}/thresholds"

@@ -18,7 +18,7 @@ from rewrites.core.rewrite import Array
 
 _log = logging.getLogger(__name__)
 
-_FORM_NAMES = {"hard": "native, hard", "soft": "soft"}
+_FORM_NAMES = {"hard": "native and hard", "soft": "soft"}
 
 
 @dataclass(frozen=True)
@@ -193,9 +193,21 @@ class TuneResult:
             f"{report['rows']:,} rows, {report['validation_rows']:,} for validation; "
             f"{report['epochs']} epochs in {output.duration(report['seconds'])}.",
         ]
-        if not self.accepted:
+        if not self.accepted and report["max_size"] < 1:
+            allowed = next(iter(self.verdicts.values())).allowed_loss
+            lines.append(
+                f"No model of {report['max_size']:g} times the trees stays within "
+                f"{100 * allowed:g}% of the original's loss: the original is kept."
+            )
+        elif not self.accepted:
             lines.append("Tuning did not help beyond its standard error: the original is kept.")
-        if self.hard is not None and (self.hard.size != 1 or len(report["candidates"]) > 1):
-            lines.append(f"Taken: {self.hard.name}, {self.hard.size:g} times the trees.")
+        chosen = [
+            f"for {_FORM_NAMES[form]}: {taken.name}"
+            + ("" if taken.size == 1 else f" ({taken.size:.3g} times the trees)")
+            for form, taken in (("hard", self.hard), ("soft", self.soft))
+            if taken is not None and form in self.verdicts
+        ]
+        if chosen:
+            lines.append(f"Taken {'; '.join(chosen)}.")
         lines += [f"'{node}' was replaced: {why}." for node, why in report["replaced"].items()]
         return "\n".join(lines)

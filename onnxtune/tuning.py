@@ -66,7 +66,7 @@ def tune(
         loss: "log", "squared", "absolute", "poisson", a callable (output [N, K], target) -> [N],
             or "auto": the log loss for class probabilities, Poisson behind an Exp, else squared.
         output: which float output to tune, where there are several.
-            routing: how trees pass rows on in training: "straight-through" (steps with a sigmoid's
+        routing: how trees pass rows on in training: "straight-through" (steps with a sigmoid's
             gradient), "soft" (sigmoids; what comes out is made hard again), "leaves" (steps; leaf
             values alone are tuned); "auto" tries straight-through and, where it costs little
             more, soft, and takes what validates best.
@@ -176,7 +176,7 @@ def tune(
             for form, verdict in verdicts.items()
         },
         "candidates": [candidate.to_dict() for candidate in run.candidates],
-        "taken": None if hard is None else hard.name,
+        "taken": {form: c.name for form, c in (("hard", hard), ("soft", soft)) if c is not None},
         "size": 1.0 if hard is None else hard.size,
         "tensors": {n: list(original.learned[n].value.shape) for n in names},
         "changed": written.changed,

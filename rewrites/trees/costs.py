@@ -1,7 +1,7 @@
 """What each form of an ensemble costs, from its shape: the choice among forms.
 
-`benchmarks/trees.py --only forms` measures the forms side by side, on shapes that were not used to
-set the figures here as well.
+`python benchmarks/tree_forms.py` measures the forms side by side, on shapes that were not used to
+set the figures here.
 """
 
 from __future__ import annotations
@@ -17,24 +17,34 @@ from rewrites.errors import UnsupportedError
 
 @dataclass(frozen=True)
 class _Prices:
-    """Nanoseconds: an operator's call; a step of a traversal; a gate with its value; an entry of a
-    matrix product; a leaf that is matched or passed a share. Arrays beyond `cache` bytes cost
-    `beyond` times as much to pass over.
+    """Nanoseconds.
+
+    Attributes:
+        call: an operator.
+        tree, node, matrix: whatever the rows, a tree's level in a traversal, a node, a tree's
+            product.
+        step: a row's in a traversal.
+        gate, leaf, product: a row's decision with its value, leaf, entry of a matrix product.
+        cache, beyond: arrays of more bytes than `cache` cost `beyond` times as much to pass over.
     """
 
     call: float
+    tree: float
+    node: float
+    matrix: float
     step: float
     gate: float
-    product: float
     leaf: float
+    product: float
     cache: float
     beyond: float
 
 
-# Of the CPU measured on one thread; of CUDA estimated from launches of 8 us, 4 TB/s and 10 TFLOP/s.
+# Of the CPU fitted to measurements on one thread, so that the choice is right; of CUDA estimated
+# from launches of 8 us, 4 TB/s and 10 TFLOP/s.
 _PRICES: dict[Provider, _Prices] = {
-    "cpu": _Prices(600.0, 3.6, 0.4, 0.03, 0.35, 2e6, 3.0),
-    "cuda": _Prices(8000.0, 0.012, 0.004, 0.0002, 0.003, 3e7, 2.0),
+    "cpu": _Prices(360.0, 60.0, 27.0, 500.0, 7.9, 2.4, 0.06, 0.05, 4.3e6, 2.2),
+    "cuda": _Prices(8000.0, 0.0, 0.0, 0.0, 0.012, 0.004, 0.003, 0.0002, 3e7, 2.0),
 }
 
 # Forward and backward in torch: a node of soft routing; a step of a traversal; a visited node.
@@ -72,19 +82,21 @@ def forecasts(shape: EnsembleShape, serving: Serving) -> list[Forecast]:
     passed = spread(gates) * (price.gate * gates + 2 * price.leaf * (gates + leaves))
     matched = spread(padded) * (price.gate * padded + price.leaf * (padded + shape.trees))
     product = price.product * padded * (width + 1)
+    calls = {
+        "traversal": price.call * (7 * depth + 8) + price.tree * shape.trees * depth,
+        "level-wise": price.call * (8 * depth + 10) + price.node * gates,
+        "gemm": price.call * 16 + price.matrix * shape.trees + price.node * padded,
+    }
+    row: dict[TreeForm, tuple[float, float]] = {
+        "traversal": (steps, shape.trees * (20 + 4 * shape.columns)),
+        "level-wise": (passed, 16 * (gates + leaves)),
+        "gemm": (matched + product, 9 * (2 * padded + shape.trees)),
+    }
     found = [
-        _forecast("traversal", price.call * (7 * depth + 8) + rows * steps,
-                  shape.trees * (20 + 4 * shape.columns)),
-        _forecast("level-wise", price.call * (8 * depth + 10) + rows * passed,
-                  16 * (gates + leaves)),
-        _forecast("gemm", price.call * 16 + rows * (matched + product),
-                  9 * (2 * padded + shape.trees)),
-    ]  # fmt: skip
+        Forecast(form, (calls[form] + rows * time) * 1e-9, int(size))
+        for form, (time, size) in row.items()
+    ]
     return sorted(found, key=lambda forecast: forecast.seconds)
-
-
-def _forecast(form: TreeForm, nanoseconds: float, row_bytes: float) -> Forecast:
-    return Forecast(form, nanoseconds * 1e-9, int(row_bytes))
 
 
 def choose(shape: EnsembleShape, serving: Serving, where: str) -> Forecast:

@@ -12,7 +12,7 @@ from rewrites.core.ensembles import EnsembleOperator, EnsembleShape, Taken
 from rewrites.core.rewrite import Array
 from rewrites.trees.ensemble import Ensemble
 from rewrites.trees.tables import shape_of
-from rewrites.trees.tensors import entry_places, threshold_numbers
+from rewrites.trees.tensors import entry_places, is_dense, threshold_numbers
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ def ensemble_operator(
 
     def groups(node: ir.Node) -> Array | None:
         ensemble = read(node)
-        return None if ensemble.aggregate in ("MIN", "MAX") else _groups(ensemble)
+        # A leaf without a weight has no learned number to scale.
+        own = ensemble.votes.single and bool(ensemble.values[ensemble.entries < 0].any())
+        return None if own or ensemble.aggregate in ("MIN", "MAX") else _groups(ensemble)
 
     def taken(node: ir.Node, trees: Array) -> Taken:
         old, lists = read(node), take(node, trees)
@@ -75,8 +77,8 @@ def _traced(old: Ensemble, new: Ensemble, lists: Lists, share: float) -> Taken:
     thresholds = _numbers(old.inner_places[first])[lists.nodes[places]]
     weights = entry_places(new)
     leaf_values = _numbers(entry_places(old))[lists.weights[weights]]
-    if len(leaf_values) == new.values.size:
-        leaf_values = leaf_values.reshape(new.values.shape)
+    if is_dense(new):
+        leaf_values = leaf_values.reshape(-1, len(new.columns))
     tree_of_leaf = lists.tree_of_weight[weights].reshape(leaf_values.shape)
     bases = np.arange(len(old.base_values))
     return Taken(
