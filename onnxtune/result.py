@@ -18,7 +18,7 @@ from rewrites.core.rewrite import Array
 
 _log = logging.getLogger(__name__)
 
-_FORM_NAMES = {"hard": "native and hard", "soft": "soft"}
+_FORM_NAMES = {"hard": "native, hard", "soft": "soft"}
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class TuneResult:
         elif not self.accepted:
             lines.append("Tuning did not help beyond its standard error: the original is kept.")
         chosen = [
-            f"for {_FORM_NAMES[form]}: {taken.name}"
+            f"for {_FORM_NAMES[form].replace(', ', ' and ')}: {taken.name}"
             + ("" if taken.size == 1 else f" ({taken.size:.3g} times the trees)")
             for form, taken in (("hard", self.hard), ("soft", self.soft))
             if taken is not None and form in self.verdicts

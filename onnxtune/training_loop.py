@@ -29,6 +29,13 @@ LEARNING_RATES: dict[Group, float] = {
 }
 
 
+# Rows that are evaluated at once, at most; bytes that are better not exceeded.
+_PIECE, _SOFT_BYTES = 4096, 6.4e7
+
+# The memory of a training step, in forward passes.
+_TRAINING_PASSES = 6
+
+
 @dataclass(frozen=True)
 class Epoch:
     """What one pass over the rows brought; losses are means per row.
@@ -92,42 +99,46 @@ def train(
     best = {"hard": _Best(parameters), "soft": _Best(parameters)}
     history: list[Epoch] = []
     soft = routing == "soft"
+    # As much as fits into memory at a time; the gradients add up to the batch's.
+    size = settings.batch_size
+    piece = module.soft_rows(size, _TRAINING_PASSES) if soft else size
     with progress(settings.epochs, "tuning") as bar:
         for number in range(1, settings.epochs + 1):
             start = time.perf_counter()
             order = torch.randperm(len(rows), generator=generator)
             total = 0.0
             for batch in torch.split(order, settings.batch_size):
-                part = rows.take(batch.to(rows.target.device))
                 optimizer.zero_grad()
-                mean = row_losses(module, parameters, part, settings, routing).mean()
-                mean.backward()  # type: ignore[no-untyped-call]
+                for few in torch.split(batch, piece):
+                    part = rows.take(few.to(rows.target.device))
+                    losses = row_losses(module, parameters, part, settings, routing).sum()
+                    (losses / len(batch)).backward()  # type: ignore[no-untyped-call]
+                    total += losses.item()
                 _drop_undefined(parameters)
                 optimizer.step()
-                total += mean.item() * len(batch)
             scheduler.step()
             if not math.isfinite(total):
                 raise OnnxTuneError(
                     f"the loss became {total / len(rows)} in epoch {number}; "
                     "lower lr, or look for extreme values in the data."
                 )
-            losses = {"hard": evaluate(module, parameters, valid, settings, "hard")}
+            judged = {"hard": evaluate(module, parameters, valid, settings, "hard")}
             if soft:
-                losses["soft"] = evaluate(module, parameters, valid, settings, "soft")
-            for form, values in losses.items():
+                judged["soft"] = evaluate(module, parameters, valid, settings, "soft")
+            for form, values in judged.items():
                 best[form].offer(float(values.mean()), number, parameters)
             record = Epoch(
                 routing,
                 number,
                 total / len(rows),
-                float(losses["hard"].mean()),
-                float(losses["soft"].mean()) if soft else None,
+                float(judged["hard"].mean()),
+                float(judged["soft"].mean()) if soft else None,
                 time.perf_counter() - start,
             )
             history.append(record)
             bar.set_postfix_str(f"train {record.train:.4g}, valid {record.valid:.4g}")
             bar.update()
-            if number - max(best[form].epoch for form in losses) >= settings.patience:
+            if number - max(best[form].epoch for form in judged) >= settings.patience:
                 break
     return Trained(best["hard"].tensors, best["soft"].tensors if soft else None, tuple(history))
 
@@ -222,9 +233,10 @@ def evaluate(
     routing: Routing,
 ) -> Array:
     """The loss of each row, [N] float64, without gradient, in pieces that fit into memory."""
-    # Soft routing passes a row through every node.
-    widest = max(tensor.value.size for tensor in module.learned.values())
-    piece = int(np.clip(2e7 / widest, 64, 8192)) if routing == "soft" else 4096
+    piece = _PIECE
+    if routing == "soft" and module.soft_row_bytes:
+        few = int(np.clip(_SOFT_BYTES / module.soft_row_bytes, 16, _PIECE))
+        piece = module.soft_rows(few, passes=2)
     found: Sequence[Tensor] = [
         row_losses(module, parameters, rows.take(slice(at, at + piece)), settings, routing)
         for at in range(0, len(rows), piece)
