@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from onnxtune.data import Table
-from onnxtune.errors import UnsupportedError
+from onnxtune.errors import ArgumentError, UnsupportedError
 from onnxtune.export import native
 from onnxtune.judging import Court
 from onnxtune.losses import Loss, Output
@@ -79,6 +79,7 @@ def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
     """Train, and judge every model that may be taken.
 
     Raises:
+        ArgumentError: everything that is left is frozen.
         UnsupportedError: `max_size` below 1, and no trees that could be left out.
         OnnxTuneError: the loss is no longer a number.
     """
@@ -88,6 +89,8 @@ def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
         teacher = _teacher(task)
     # Trees that are single leaves have no thresholds.
     trained = [name for name in task.trained if name in start.learned]
+    if not trained:
+        raise ArgumentError("freeze leaves nothing to tune.")
     found: list[Candidate] = []
     history: list[Epoch] = []
     held = 0
