@@ -15,22 +15,19 @@ from onnxtune.caching import Border, Settled
 from onnxtune.calibration import node_spreads
 from onnxtune.conversion import check_temperature, rewrite_model
 from onnxtune.data import load as load_data
-from onnxtune.errors import ArgumentError, UnsupportedError
+from onnxtune.errors import ArgumentError
 from onnxtune.export import SavedForm, written
 from onnxtune.learned import ir_node, node_tensors, tensor_value
 from onnxtune.links import Source, find_source
-from onnxtune.memory import memory_at_hand
 from onnxtune.model import ModelLike, load
 from onnxtune.partition import Partition, partition
 from onnxtune.preparation import Prepared, prepare
-from onnxtune.resizing import tree_shapes
 from onnxtune.runtime import input_types, run, session
 from onnxtune.torch_graph import CoreGraph, to_fx
 from rewrites.core.graph_pass import Plan
 from rewrites.core.linear import weight_unit
 from rewrites.core.rewrite import Array, Routing
 from rewrites.core.rewrite import Tensor as Learned
-from rewrites.trees.costs import soft_row_bytes
 
 ROUTINGS: tuple[Routing, ...] = ("soft", "straight-through", "hard")
 
@@ -100,7 +97,6 @@ class OnnxModule(nn.Module):
         self._graphs = nn.ModuleDict()
         self._links: dict[str, dict[str, Source]] = {}
         self._prefix: Any = None
-        self._soft_row_bytes: int | None = None
         self._temperature = temperature
         self._routing: Routing = "soft"
         self.routing = routing
@@ -200,42 +196,9 @@ class OnnxModule(nn.Module):
         Returns:
             ONNX value name -> tensor, for the outputs and the values in front of their links.
         """
-        rows = len(inputs[0]) if inputs else 0
-        if self._routing == "soft" and rows * self.soft_row_bytes > 2**28:
-            self.soft_rows(rows)
         graph = cast(CoreGraph, self._graphs[self._routing])
         found = graph(*inputs, *self._others(graph, tensors))
         return dict(zip(graph.value_names, found, strict=True))
-
-    @property
-    def soft_row_bytes(self) -> int:
-        """Memory that a row takes on its way through softly routed trees; 0 without trees."""
-        if self._soft_row_bytes is None:
-            shapes = tree_shapes(self.prepared, list(self.cut.roles))
-            self._soft_row_bytes = sum(soft_row_bytes(shape) for shape in shapes)
-        return self._soft_row_bytes
-
-    def soft_rows(self, wanted: int, passes: int = 1) -> int:
-        """How many rows fit into half of the memory at hand with soft routing, `wanted` at most.
-
-        Args:
-            wanted: as many are enough; with one pass no fewer.
-            passes: how many times the forward pass's memory is needed.
-
-        Raises:
-            UnsupportedError: they do not fit, with the figures.
-        """
-        size = max(1, self.soft_row_bytes * passes)
-        device = next(iter(self._values.values())).device
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_at_hand()
-        fitting = int(free // 2 // size)
-        if fitting < (wanted if passes == 1 else 1):
-            raise UnsupportedError(
-                f"{self.prepared.source.origin}: soft routing takes {size / 1e6:,.1f} MB a row, "
-                f"and {free / 1e9:.2g} GB are at hand; give fewer rows at a time, or choose "
-                "straight-through routing."
-            )
-        return min(wanted, fitting)
 
     def _others(self, graph: CoreGraph, tensors: Mapping[str, Tensor]) -> list[Tensor]:
         """What a graph takes beside the core's inputs."""

@@ -29,11 +29,8 @@ LEARNING_RATES: dict[Group, float] = {
 }
 
 
-# Rows that are evaluated at once, at most; bytes that are better not exceeded.
-_PIECE, _SOFT_BYTES = 4096, 6.4e7
-
-# The memory of a training step, in forward passes.
-_TRAINING_PASSES = 6
+# Rows that are evaluated at once.
+_PIECE = 4096
 
 
 @dataclass(frozen=True)
@@ -99,9 +96,6 @@ def train(
     best = {"hard": _Best(parameters), "soft": _Best(parameters)}
     history: list[Epoch] = []
     soft = routing == "soft"
-    # As much as fits into memory at a time; the gradients add up to the batch's.
-    size = settings.batch_size
-    piece = module.soft_rows(size, _TRAINING_PASSES) if soft else size
     with progress(settings.epochs, "tuning") as bar:
         for number in range(1, settings.epochs + 1):
             start = time.perf_counter()
@@ -109,11 +103,10 @@ def train(
             total = 0.0
             for batch in torch.split(order, settings.batch_size):
                 optimizer.zero_grad()
-                for few in torch.split(batch, piece):
-                    part = rows.take(few.to(rows.target.device))
-                    losses = row_losses(module, parameters, part, settings, routing).sum()
-                    (losses / len(batch)).backward()  # type: ignore[no-untyped-call]
-                    total += losses.item()
+                part = rows.take(batch.to(rows.target.device))
+                mean = row_losses(module, parameters, part, settings, routing).mean()
+                mean.backward()  # type: ignore[no-untyped-call]
+                total += mean.item() * len(batch)
                 _drop_undefined(parameters)
                 optimizer.step()
             scheduler.step()
@@ -233,12 +226,8 @@ def evaluate(
     routing: Routing,
 ) -> Array:
     """The loss of each row, [N] float64, without gradient, in pieces that fit into memory."""
-    piece = _PIECE
-    if routing == "soft" and module.soft_row_bytes:
-        few = int(np.clip(_SOFT_BYTES / module.soft_row_bytes, 16, _PIECE))
-        piece = module.soft_rows(few, passes=2)
     found: Sequence[Tensor] = [
-        row_losses(module, parameters, rows.take(slice(at, at + piece)), settings, routing)
-        for at in range(0, len(rows), piece)
+        row_losses(module, parameters, rows.take(slice(at, at + _PIECE)), settings, routing)
+        for at in range(0, len(rows), _PIECE)
     ]
     return torch.cat(list(found)).double().cpu().numpy()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from onnxtune.soft_trees import Blocks, blocks_of, soft_scores
 from onnxtune.torch_node import Node, Operation
 from onnxtune.tree_paths import Trees, leaf_sum, path_scores, reached
 
@@ -43,6 +45,28 @@ def _tree_leaves(node: Node) -> tuple[Operation, list[int]]:
     return Operation(leaves, *_held(node, 2)), [0, 1]
 
 
+def _tree_shares(node: Node) -> tuple[Operation, list[int]]:
+    """Inputs: thresholds, leaf values, source, slopes, tables."""
+    features, children, slots, leaves, roots = _held(node, 4)
+    inner = int(node.attributes["inner"])
+    blocks = blocks_of(features, children, slots, leaves, roots, inner)
+    groups = (blocks.inner, blocks.leaves, blocks.features, blocks.places)
+    sizes = [len(group) for group in groups]
+    flat = [tensor.numpy() for group in groups for tensor in group]
+
+    def scores(*values: Tensor) -> Tensor:
+        held = list(values[: len(flat)])
+        ends = list(accumulate(sizes))
+        inner, leaves, features, places = (
+            held[end - size : end] for end, size in zip(ends, sizes, strict=True)
+        )
+        return soft_scores(
+            Blocks(inner, leaves, features, places, blocks.levels), *values[len(flat) :]
+        )
+
+    return Operation(scores, *flat), [0, 1, 2, 3]
+
+
 def _leaf_sum(node: Node) -> tuple[Operation, list[int]]:
     """Inputs: leaf values, leaves."""
     reduction = node.attributes["reduction"]
@@ -53,4 +77,5 @@ CONVERTERS: dict[str, Callable[[Node], tuple[Operation, list[int]]]] = {
     "LeafSum": _leaf_sum,
     "TreeLeaves": _tree_leaves,
     "TreePaths": _tree_paths,
+    "TreeShares": _tree_shares,
 }

@@ -48,7 +48,7 @@ _PRICES: dict[Provider, _Prices] = {
 }
 
 # Forward and backward in torch: a node of soft routing; a step of a traversal; a visited node.
-_SOFT_NODE, _TORCH_STEP, _VISITED = 14.0, 5.0, 20.0
+_SOFT_NODE, _TORCH_STEP, _VISITED = 12.0, 5.0, 20.0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from rewrites.trees.costs import check_soft, choose, most_trees
 from rewrites.trees.ensemble import Ensemble
 from rewrites.trees.gemm import matched_leaves
 from rewrites.trees.level_wise import leaf_shares, reduce_shares
-from rewrites.trees.paths import leaf_sum, tree_leaves, tree_paths
+from rewrites.trees.paths import leaf_sum, tree_leaves, tree_paths, tree_shares
 from rewrites.trees.tables import shape_of
 from rewrites.trees.tensors import entry_numbers, is_dense, leaf_numbers, threshold_numbers
 from rewrites.trees.traversal import reduce_leaves, traversal
@@ -83,6 +83,12 @@ def or_zero(
 
 def routed(builder: Builder, ensemble: Ensemble, x: ir.Value) -> Reduce:
     """Send the rows x [N, F] down the trees; what comes back reduces tables over their leaves."""
+    if builder.routing == "soft" and builder.for_torch and ensemble.depth:
+        return lambda table, _, how: (
+            tree_shares(builder, ensemble, x, table)
+            if how == "Sum"
+            else reduce_shares(builder, ensemble, leaf_shares(builder, ensemble, x), table, how)
+        )
     if builder.routing == "soft" or ensemble.depth == 0:
         if builder.routing == "soft" and not builder.for_torch:
             check_soft(shape_of(ensemble), builder.serving, f"'{builder.node_name}'")

@@ -8,9 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from rewrites.core.builder import PRIVATE_DOMAIN, Builder
-from rewrites.trees.columns import exact
+from rewrites.core.rewrite import Array
+from rewrites.trees.columns import exact, finite
 from rewrites.trees.ensemble import Ensemble
-from rewrites.trees.tables import features_of, node_tables
+from rewrites.trees.tables import NodeTables, features_of, node_tables
 from rewrites.trees.tensors import gate_slopes
 
 Reduction = Literal["Sum", "Min", "Max"]
@@ -52,6 +53,24 @@ def tree_paths(
     )
 
 
+def tree_shares(builder: Builder, ensemble: Ensemble, x: ir.Value, table: ir.Value) -> ir.Value:
+    """[N, K]: over the leaves, the sum of the rows of `table` [L, K] by softly routed shares."""
+    source, thresholds, columns = finite(builder, ensemble, x)
+    tables = node_tables(ensemble)
+    held, _ = _held(builder, tables, columns)
+    slopes = gate_slopes(builder, ensemble)
+    return builder.op(
+        "TreeShares",
+        thresholds,
+        table,
+        source,
+        slopes,
+        *held,
+        domain=PRIVATE_DOMAIN,
+        inner=tables.inner,
+    )
+
+
 def _tables(
     builder: Builder, ensemble: Ensemble, x: ir.Value
 ) -> tuple[ir.Value, tuple[ir.Value, ...], list[int]]:
@@ -61,6 +80,12 @@ def _tables(
     """
     tables = node_tables(ensemble)
     source, columns = exact(builder, ensemble, x)
+    return source, *_held(builder, tables, columns)
+
+
+def _held(
+    builder: Builder, tables: NodeTables, columns: Array
+) -> tuple[tuple[ir.Value, ...], list[int]]:
     order = np.argsort(tables.depths, kind="stable")
     starts = np.repeat(tables.starts[:-1], tables.sizes)
     held = {
@@ -71,4 +96,4 @@ def _tables(
         "roots": tables.starts[:-1][order],
     }
     values = tuple(builder.constant(role, table, np.int32) for role, table in held.items())
-    return source, values, tables.depths[order].tolist()
+    return values, tables.depths[order].tolist()
