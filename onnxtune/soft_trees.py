@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rewrites.core.rewrite import Array
+from rewrites.trees.blocks import blocks
 
 # Inner nodes and rows of a block.
 _NODES, _ROWS = 1024, 256
@@ -35,27 +36,18 @@ class Blocks(NamedTuple):
 
 
 def blocks_of(
-    features: Array, children: Array, slots: Array, leaves: Array, roots: Array, inner_count: int
+    features: Array, children: Array, slots: Array, roots: Array, inner_count: int
 ) -> Blocks:
-    """Arrange nodes, as `tree_paths.Trees` has them, in blocks."""
-    sizes = np.diff(np.append(np.sort(roots), len(slots)))
-    ends = np.cumsum(sizes // 2)
-    number = np.maximum(ends - 1, 0) // _NODES
+    """Arrange nodes in blocks: what each reads, and what `rewrites.trees.blocks` takes."""
     found = Blocks([], [], [], [], [])
-    for part in np.split(np.sort(roots), np.flatnonzero(np.diff(number)) + 1):
-        at, inner, ended, read, levels = part, [], [], [], 0
-        while len(at):
-            stays = slots[at] >= inner_count
-            go, stop = np.flatnonzero(~stays), np.flatnonzero(stays)
-            found.places.extend([torch.from_numpy(go), torch.from_numpy(stop)])
-            inner.append(slots[at[go]])
-            read.append(features[at[go]])
-            ended.append(leaves[at[stop]])
-            first = children[at[go]]
-            at, levels = np.concatenate([first, first + 1]), levels + 1
-        for held, parts in ((found.inner, inner), (found.leaves, ended), (found.features, read)):
-            held.append(torch.from_numpy(np.concatenate(parts).astype(np.int64)))
-        found.levels.append(levels)
+    column = np.zeros(inner_count, np.int64)
+    column[slots[slots < inner_count]] = features[slots < inner_count]
+    for part in blocks(children, slots, np.sort(roots), inner_count, _NODES):
+        for held, array in ((found.inner, part.inner), (found.leaves, part.leaves),
+                            (found.features, column[part.inner])):  # fmt: skip
+            held.append(torch.from_numpy(array.astype(np.int64)))
+        found.places.extend(torch.from_numpy(places) for level in part.levels for places in level)
+        found.levels.append(len(part.levels))
     return found
 
 
@@ -87,9 +79,9 @@ def _soft_scores(
     source: Tensor,
     slopes: Tensor,
 ) -> Tensor:
-    blocks = Blocks(inner, leaves, features, places, levels)
+    held = Blocks(inner, leaves, features, places, levels)
     scores = leaf_values.new_zeros(len(source), leaf_values.shape[1])
-    for block in _each(blocks, thresholds, leaf_values, slopes):
+    for block in _each(held, thresholds, leaf_values, slopes):
         for start in range(0, len(source), _ROWS):
             turned = source[start : start + _ROWS].T.contiguous()
             _, shares = block.shares(block.gates(turned))
@@ -119,12 +111,12 @@ def _soft_gradients(
     by_source: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of thresholds, leaf values and, where asked for, the source."""
-    blocks = Blocks(inner, leaves, features, places, levels)
+    held = Blocks(inner, leaves, features, places, levels)
     plain = torch.contiguous_format
     of_thresholds = torch.zeros_like(thresholds, memory_format=plain)
     of_leaves = torch.zeros_like(leaf_values, memory_format=plain)
     of_source = torch.zeros_like(source, memory_format=plain)
-    for block in _each(blocks, thresholds, leaf_values, slopes):
+    for block in _each(held, thresholds, leaf_values, slopes):
         for start in range(0, len(source), _ROWS):
             rows = slice(start, start + _ROWS)
             turned = source[rows].T.contiguous()

@@ -14,9 +14,9 @@ from onnxtune.torch_node import Node, Operation
 from onnxtune.tree_paths import Trees, leaf_sum, path_scores, reached
 
 
-def _held(node: Node, first: int) -> list[np.ndarray[Any, Any]]:
-    """The five tables of `Trees`, constants from this input on."""
-    found = [node.constant(first + number) for number in range(len(Trees._fields))]
+def _held(node: Node, first: int, count: int = len(Trees._fields)) -> list[np.ndarray[Any, Any]]:
+    """The tables of trees, constants from this input on."""
+    found = [node.constant(first + number) for number in range(count)]
     return [table for table in found if table is not None]
 
 
@@ -47,9 +47,8 @@ def _tree_leaves(node: Node) -> tuple[Operation, list[int]]:
 
 def _tree_shares(node: Node) -> tuple[Operation, list[int]]:
     """Inputs: thresholds, leaf values, source, slopes, tables."""
-    features, children, slots, leaves, roots = _held(node, 4)
-    inner = int(node.attributes["inner"])
-    blocks = blocks_of(features, children, slots, leaves, roots, inner)
+    features, children, slots, roots = _held(node, 4, 4)
+    blocks = blocks_of(features, children, slots, roots, int(node.attributes["inner"]))
     groups = (blocks.inner, blocks.leaves, blocks.features, blocks.places)
     sizes = [len(group) for group in groups]
     flat = [tensor.numpy() for group in groups for tensor in group]

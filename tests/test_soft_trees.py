@@ -108,8 +108,7 @@ def test_blocks_hold_every_node_once(monkeypatch: pytest.MonkeyPatch) -> None:
     starts = np.repeat(tables.starts[:-1], tables.sizes)
     blocks = blocks_of(
         np.zeros(len(tables.slots)), tables.children + starts,
-        np.minimum(tables.slots, tables.inner), np.maximum(tables.slots - tables.inner, 0),
-        tables.starts[:-1], tables.inner,
+        tables.slots, tables.starts[:-1], tables.inner,
     )  # fmt: skip
     assert len(blocks.levels) > 1
     assert sorted(torch.cat(blocks.inner).tolist()) == list(range(tables.inner))

@@ -14,7 +14,7 @@ from rewrites.core.rewrite import Array
 from rewrites.trees.costs import check_soft, choose, most_trees
 from rewrites.trees.ensemble import Ensemble
 from rewrites.trees.gemm import matched_leaves
-from rewrites.trees.level_wise import leaf_shares, reduce_shares
+from rewrites.trees.level_wise import Shares, leaf_shares, reduce_shares
 from rewrites.trees.paths import leaf_sum, tree_leaves, tree_paths, tree_shares
 from rewrites.trees.tables import shape_of
 from rewrites.trees.tensors import entry_numbers, is_dense, leaf_numbers, threshold_numbers
@@ -105,8 +105,10 @@ def routed(builder: Builder, ensemble: Ensemble, x: ir.Value) -> Reduce:
             builder, ensemble, x, most_trees(forecast, builder.serving, ensemble.roots)
         )
         return lambda table, columns, how: reduce_leaves(builder, groups, table, columns, how)
-    matched = matched_leaves if forecast.form == "gemm" else leaf_shares
-    leaves = matched(builder, ensemble, x)
+    if forecast.form == "gemm":
+        leaves = [Shares("", matched_leaves(builder, ensemble, x), None)]
+    else:
+        leaves = leaf_shares(builder, ensemble, x)
     return lambda table, _, how: reduce_shares(builder, ensemble, leaves, table, how)
 
 

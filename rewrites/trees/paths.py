@@ -8,10 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from rewrites.core.builder import PRIVATE_DOMAIN, Builder
-from rewrites.core.rewrite import Array
 from rewrites.trees.columns import exact, finite
 from rewrites.trees.ensemble import Ensemble
-from rewrites.trees.tables import NodeTables, features_of, node_tables
+from rewrites.trees.tables import features_of, node_tables
 from rewrites.trees.tensors import gate_slopes
 
 Reduction = Literal["Sum", "Min", "Max"]
@@ -57,15 +56,20 @@ def tree_shares(builder: Builder, ensemble: Ensemble, x: ir.Value, table: ir.Val
     """[N, K]: over the leaves, the sum of the rows of `table` [L, K] by softly routed shares."""
     source, thresholds, columns = finite(builder, ensemble, x)
     tables = node_tables(ensemble)
-    held, _ = _held(builder, tables, columns)
-    slopes = gate_slopes(builder, ensemble)
+    starts = np.repeat(tables.starts[:-1], tables.sizes)
+    held = {
+        "node_features": features_of(tables, columns),
+        "first_child": tables.children + starts,
+        "node_slot": tables.slots,
+        "tree_roots": tables.starts[:-1],
+    }
     return builder.op(
         "TreeShares",
         thresholds,
         table,
         source,
-        slopes,
-        *held,
+        gate_slopes(builder, ensemble),
+        *(builder.constant(role, array, np.int32) for role, array in held.items()),
         domain=PRIVATE_DOMAIN,
         inner=tables.inner,
     )
@@ -80,12 +84,6 @@ def _tables(
     """
     tables = node_tables(ensemble)
     source, columns = exact(builder, ensemble, x)
-    return source, *_held(builder, tables, columns)
-
-
-def _held(
-    builder: Builder, tables: NodeTables, columns: Array
-) -> tuple[tuple[ir.Value, ...], list[int]]:
     order = np.argsort(tables.depths, kind="stable")
     starts = np.repeat(tables.starts[:-1], tables.sizes)
     held = {
@@ -96,4 +94,4 @@ def _held(
         "roots": tables.starts[:-1][order],
     }
     values = tuple(builder.constant(role, table, np.int32) for role, table in held.items())
-    return values, tables.depths[order].tolist()
+    return source, values, tables.depths[order].tolist()
