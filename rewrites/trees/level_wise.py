@@ -22,11 +22,9 @@ from rewrites.trees.ensemble import Ensemble
 from rewrites.trees.tables import node_tables
 from rewrites.trees.tensors import gate_slopes
 
-# Inner nodes of a block: with some hundred rows their gates fill a core's cache.
-_NODES = 2048
-
-# Blocks at most: each has operators of its own.
-_MOST_BLOCKS = 64
+# Inner nodes times rows of a block, whose gates fill a core's cache; inner nodes at least, and
+# blocks at most: each has operators of its own.
+_GATES, _NODES, _MOST_BLOCKS = 1 << 19, 2048, 64
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,8 @@ def leaf_shares(builder: Builder, ensemble: Ensemble, x: ir.Value) -> list[Share
         return [Shares("", _ones(builder, ensemble, x, len(ensemble.leaf_places)), None)]
     tables = node_tables(ensemble)
     starts = np.repeat(tables.starts[:-1], tables.sizes)
-    most = max(_NODES, -(-tables.inner // _MOST_BLOCKS))
+    rows = builder.serving.batch_size
+    most = max(_NODES, _GATES // rows, -(-tables.inner // _MOST_BLOCKS))
     if ensemble.aggregate in ("MIN", "MAX"):
         most = tables.inner
     parts = blocks(tables.children + starts, tables.slots, tables.starts[:-1], tables.inner, most)
