@@ -11,22 +11,23 @@ import contextlib
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from onnxtune import __version__, output
+from onnxtune import output
+from onnxtune.arguments import command_line
 from onnxtune.errors import ArgumentError, OnnxTuneError
 
 _PLOTS = (".png", ".svg", ".pdf")
-_DATA = "rows: a .csv, .parquet or .npz file, or a folder of .parquet files"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     with contextlib.suppress(AttributeError, ValueError):
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    options = _parser().parse_args(arguments)
+    options = command_line().parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO if options.debug else logging.WARNING,
         format="%(message)s",
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     # Two pools of threads that spin for work slow each other down; it must be set before torch.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    command: Callable[[argparse.Namespace], int] = options.command
+    command = _COMMANDS[options.name]
     try:
         status = command(options)
         sys.stdout.flush()  # here, and not on the way out, where nobody answers for it
@@ -70,164 +71,12 @@ def _complain(text: str) -> None:
     print(f"onnxtune: {' '.join(text.split())}", file=sys.stderr)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        _complain(f"{message}; see `{self.prog} --help`.")
-        self.exit(2)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="onnxtune", description="Tune trained classical pipelines end to end, as ONNX."
-    )
-    parser.add_argument("--version", action="version", version=f"onnxtune {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command", parser_class=_Parser)
-
-    command = _add(commands, "inspect", _inspect, "what a model is made of, and what can be tuned")
-    command.add_argument("model", help="an ONNX file")
-    _add_serving(command)
-
-    command = _add(commands, "convert", _convert, "a model in standard operators, hard or soft")
-    command.add_argument("model", help="an ONNX file")
-    command.add_argument("-o", "--output", help="default: model.FORM.onnx beside the model")
-    command.add_argument("--form", choices=["soft", "hard"], default="soft")
-    command.add_argument(
-        "--temperature",
-        type=_temperature,
-        default="auto",
-        help="width of a soft gate in units of its feature's spread (default: 0.1)",
-    )
-    command.add_argument("--data", help=f"{_DATA}, to measure the spreads on")
-    command.add_argument("--target", help="a column of the data to leave out")
-    _add_serving(command)
-
-    command = _add(commands, "tune", _tune, "fine-tune a model on data")
-    command.add_argument("model", help="an ONNX file")
-    command.add_argument("--data", required=True, help=_DATA)
-    command.add_argument("--target", required=True, help="the column to predict")
-    command.add_argument("-o", "--output", required=True, help="where the tuned model goes")
-    command.add_argument(
-        "--form",
-        choices=["native", "hard", "soft"],
-        default="native",
-        help="native: the same graph (default); hard, soft: standard operators",
-    )
-    command.add_argument(
-        "--valid", default="0.2", help="a share of the rows (default: 0.2), or a file of rows"
-    )
-    command.add_argument("--loss", default="auto", help="log, squared, absolute, poisson or auto")
-    command.add_argument("--tune-output", metavar="NAME", help="which float output, of several")
-    command.add_argument(
-        "--routing",
-        choices=["auto", "soft", "straight-through", "leaves"],
-        default="auto",
-        help="how trees pass rows on in training (default: what validates best)",
-    )
-    command.add_argument(
-        "--temperature",
-        type=_temperature,
-        default="auto",
-        help="width of a gate in units of its feature's spread (default: 0.1)",
-    )
-    command.add_argument(
-        "--max-size",
-        type=float,
-        default=1,
-        help="trees of the tuned model, over those of the original (default: 1)",
-    )
-    command.add_argument(
-        "--epochs", type=int, default=30, help="passes over the rows at most (default: 30)"
-    )
-    command.add_argument(
-        "--batch-size", type=int, help="rows a step (default: an eighth of all, within 32 and 256)"
-    )
-    command.add_argument(
-        "--lr",
-        type=float,
-        help="Adam's step in standardised units (default: 0.01 for thresholds, else 0.003)",
-    )
-    command.add_argument(
-        "--freeze",
-        nargs="+",
-        default=[],
-        metavar="GLOB",
-        help="tensors that stay, such as 'scaler/*'",
-    )
-    command.add_argument(
-        "--patience",
-        type=int,
-        default=8,
-        help="epochs without a better validation loss before it stops (default: 8)",
-    )
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    command.add_argument(
-        "--seed", type=int, default=0, help="of the split and the order of rows (default: 0)"
-    )
-    command.add_argument("--history", metavar="FILE", help="write the epochs as JSON")
-
-    command = _add(commands, "verify", _verify, "compare two models on the same rows")
-    command.add_argument("original", help="an ONNX file")
-    command.add_argument("candidate", help="an ONNX file")
-    command.add_argument("--data", help=f"{_DATA}; default: rows sampled from the graph")
-    command.add_argument("--target", help="the column to predict, for metrics of both models")
-    command.add_argument("--rtol", type=float, default=1e-5)
-    command.add_argument("--atol", type=float, default=0.0)
-    command.add_argument("--rows", type=int, default=1000, help="rows to sample (default: 1000)")
-    command.add_argument("--seed", type=int, default=0)
-
-    command = _add(commands, "bench", _bench, "time models side by side")
-    command.add_argument("models", nargs="+", help="ONNX files")
-    command.add_argument("--data", help=f"{_DATA}; default: rows sampled from the graph")
-    command.add_argument("--target", help="a column of the data to leave out")
-    command.add_argument("--providers", nargs="+", default=["cpu"], metavar="PROVIDER")
-    command.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 1000, 100_000])
-    command.add_argument("--threads", type=int)
-    command.add_argument("--output", help="write the figures as JSON")
-    command.add_argument("--plot", help="draw rows a second over batch size, as .png, .svg or .pdf")
-
-    command = _add(commands, "demo", _demo, "the whole road on bundled data, in two minutes")
-    command.add_argument("--output", default="onnxtune-demo", help="the folder for its files")
-    return parser
-
-
-def _add(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks and log messages")
-    parser.set_defaults(command=function)
-    return parser
-
-
-def _add_serving(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--trees",
-        choices=["auto", "traversal", "level-wise", "gemm"],
-        default="auto",
-        help="how hard trees are evaluated (default: the fastest by forecast)",
-    )
-    command.add_argument(
-        "--batch-size", type=int, default=1000, help="rows a call, for it (default: 1000)"
-    )
-    command.add_argument(
-        "--provider", choices=["cpu", "cuda"], default="cpu", help="for it (default: cpu)"
-    )
-
-
 def _serving(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "trees": options.trees,
         "batch_size": options.batch_size,
         "provider": options.provider,
     }
-
-
-def _temperature(text: str) -> float | str:
-    try:
-        return text if text == "auto" else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is neither 'auto' nor a number") from None
 
 
 def _say(options: argparse.Namespace, text: str, figures: Any) -> None:
@@ -253,6 +102,8 @@ def _convert(options: argparse.Namespace) -> int:
     proto = convert(source, options.form, options.temperature, data, **_serving(options))
     content = proto.SerializeToString()
     write(target, content)
+    own = [node for node in proto.graph.node if node.domain not in ("", "ai.onnx")]
+    stays = dict(Counter(f"{node.domain}:{node.op_type}" for node in own))
     figures = {
         "model": options.model,
         "output": str(target),
@@ -260,9 +111,20 @@ def _convert(options: argparse.Namespace) -> int:
         "nodes": len(proto.graph.node),
         "bytes": len(content),
         "domains": {opset.domain or "ai.onnx": opset.version for opset in proto.opset_import},
+        "stays": stays,
     }
-    text = f"{target}: {options.form} form, {len(proto.graph.node)} nodes, {len(content):,} bytes"
-    _say(options, text, figures)
+    lines = [
+        f"{target}: {options.form} form, {len(proto.graph.node)} nodes, {len(content):,} bytes"
+    ]
+    if stays:
+        counts = ", ".join(f"{count} x {name}" for name, count in stays.items())
+        lines.append(f"Without standard form, as they were: {counts}.")
+    if options.form == "soft" and any("Tree" in node.op_type for node in source.proto.graph.node):
+        lines.append(
+            "Its answers are near the original's, not equal to them: trees pass rows down both "
+            "sides. --form hard keeps the answers."
+        )
+    _say(options, "\n".join(lines), figures)
     return 0
 
 
@@ -379,3 +241,13 @@ def _demo(options: argparse.Namespace) -> int:
     report = demonstrate(options.output, lambda text: print(text, file=sys.stderr, flush=True))
     _say(options, report.text(), report)
     return 0
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "inspect": _inspect,
+    "convert": _convert,
+    "tune": _tune,
+    "verify": _verify,
+    "bench": _bench,
+    "demo": _demo,
+}

@@ -11,11 +11,10 @@ import onnx
 from onnxtune import output
 from onnxtune.conversion import serving_for
 from onnxtune.errors import OnnxTuneError, UnsupportedError
-from onnxtune.learned import is_learned, node_tensors, tensor_value
+from onnxtune.learned import ir_node, is_learned, node_tensors, tensor_value
 from onnxtune.model import ModelLike, load
 from onnxtune.partition import Partition, Role, partition
 from onnxtune.preparation import Prepared, prepare
-from onnxtune.resizing import tree_shapes
 from rewrites.core.graph_pass import STANDARD_DOMAINS
 from rewrites.core.registry import find
 from rewrites.core.rewrite import Provider, Serving, TreeForm
@@ -47,7 +46,8 @@ class TreeReport:
         )
         time = output.duration(self.row_seconds[self.form])
         return (
-            f"{self.trees} trees of depth {self.depth}: {self.form}, forecast {time} a row "
+            f"{self.trees} {'tree' if self.trees == 1 else 'trees'} of depth {self.depth}: "
+            f"{self.form}, forecast {time} a row "
             f"({others}); {self.row_bytes:,} bytes a row, in the soft form {self.soft_row_bytes:,}"
         )
 
@@ -207,10 +207,10 @@ def _node(
 
 
 def _trees(prepared: Prepared, node: onnx.NodeProto, serving: Serving) -> TreeReport | None:
-    shapes = tree_shapes(prepared, [node.name])
-    if not shapes:
+    rewrite = find(node.domain, node.op_type)
+    if rewrite is None or rewrite.ensemble is None:
         return None
-    shape = shapes[0]
+    shape = rewrite.ensemble.shape(ir_node(prepared, node))
     chosen = choose(shape, serving, f"{node.op_type} '{node.name}'")
     return TreeReport(
         trees=shape.trees,

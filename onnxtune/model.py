@@ -52,6 +52,7 @@ def load(model: ModelLike, data: Any = None) -> Model:
     Raises:
         ModelError: the file is missing, empty or cut short, or holds no ONNX model.
         MissingDependencyError: the estimator's exporter is not installed.
+        DataError: the columns are not in the order that the estimator was fitted with.
     """
     if isinstance(model, Model):
         return model
@@ -63,7 +64,9 @@ def load(model: ModelLike, data: Any = None) -> Model:
         return _from_path(Path(model))
     if hasattr(model, "predict") or hasattr(model, "transform"):
         from onnxtune.estimators import to_onnx
+        from onnxtune.fitted_columns import check_columns
 
+        check_columns(model, data)
         return _from_proto(to_onnx(model, data), type(model).__name__)
     raise ModelError(
         f"A model is a path, bytes, an onnx.ModelProto or a fitted estimator, "

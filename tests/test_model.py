@@ -14,7 +14,7 @@ import pytest
 from onnx import helper, numpy_helper, parser
 from sklearn.linear_model import LinearRegression
 
-from onnxtune.errors import ArgumentError, ModelError
+from onnxtune.errors import ArgumentError, DataError, ModelError
 from onnxtune.model import Model, check_output, load, write
 from onnxtune.runtime import run
 
@@ -314,3 +314,16 @@ def test_a_model_is_frozen() -> None:
     model = Model(PROTO, CONTENT, "m")
     with pytest.raises(AttributeError):
         model.origin = "other"  # type: ignore[misc]
+
+
+def test_columns_in_another_order_than_the_estimator_s() -> None:
+    pandas = pytest.importorskip("pandas")
+    from sklearn.linear_model import LinearRegression
+
+    table = pandas.DataFrame({"a": [1.0, 2.0, 4.0], "b": [0.0, 1.0, 1.0]})
+    fitted = LinearRegression().fit(table, [1.0, 2.0, 3.0])
+    load(fitted, table.assign(y=1.0))
+    with pytest.raises(DataError, match="fitted with the columns a, b; the data have b, a"):
+        load(fitted, table[["b", "a"]])
+    with pytest.raises(DataError, match="the data have none of them"):
+        load(fitted, table.rename(columns=str.upper))
