@@ -172,7 +172,8 @@ def _smaller(task: Task, max_size: float) -> tuple[OnnxModule, float]:
     size = sum(len(numbers) for numbers in kept.values()) / trees
     if size > max_size * (1 + 1e-9):
         raise UnsupportedError(
-            f"{place}, and one for each output is {size:.3g} times the model's {trees}."
+            f"{place}, and one for each output is {size:.3g} times the model's {trees}; give at "
+            f"least {np.ceil(1000 * size) / 1000:g}."
         )
     new = resized(original.prepared, kept)
     own = {name: learned.value for name, learned in original.learned.items()}

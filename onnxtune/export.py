@@ -49,7 +49,7 @@ class Native:
     replaced: dict[str, str]
 
 
-def native(prepared: Prepared, tensors: Mapping[str, Array]) -> Native:
+def native(prepared: Prepared, tensors: Mapping[str, Array], plan: Plan | None = None) -> Native:
     """Write tuned tensors into a copy of the original model.
 
     Attributes and initializers are overwritten, and only the numbers that changed; all else,
@@ -59,6 +59,7 @@ def native(prepared: Prepared, tensors: Mapping[str, Array]) -> Native:
     Args:
         prepared: the model.
         tensors: learned tensors by ONNX name; others stay.
+        plan: how nodes that stand in for one pass rows on; hard without.
     """
     written, replacements = _write(prepared, prepared.source.proto, tensors)
     if not replacements:
@@ -66,7 +67,7 @@ def native(prepared: Prepared, tensors: Mapping[str, Array]) -> Native:
     if (opset_of(written.proto) or 0) < OLDEST_OPSET:
         # The nodes that stand in need a newer opset than the original's.
         written, replacements = _write(prepared, prepared.proto, tensors)
-    proto = _replace(prepared, written.proto, replacements)
+    proto = _replace(prepared, written.proto, replacements, plan or Plan({}, 1.0, {}))
     reasons = {name: replacement.reason for name, replacement in replacements.items()}
     return Native(proto, written.changed, reasons)
 
@@ -153,10 +154,10 @@ def _with_numbers(
     for name, values in after.items():
         own = name if name in attributes else f"{name}_as_tensor"
         attribute = attributes[own]
-        held = numbers(node, own, np.float32)
-        assert held is not None
+        tensor = attribute.type == ir.AttributeType.TENSOR
+        held = attribute.as_tensor().numpy() if tensor else numbers(node, own, np.float32)
+        held = np.array(held).ravel()
         moved = np.flatnonzero(_differs(before[name], values))
-        held = np.atleast_1d(held).copy()
         held[moved] = np.ravel(values)[moved]
         if attribute.type == ir.AttributeType.FLOAT:
             attributes[own] = ir.AttrFloat32(own, float(held[0]))
@@ -210,7 +211,10 @@ def _overwrite_tensor(tensor: onnx.TensorProto, value: Array) -> int:
 
 
 def _replace(
-    prepared: Prepared, proto: onnx.ModelProto, replacements: Mapping[str, Replacement]
+    prepared: Prepared,
+    proto: onnx.ModelProto,
+    replacements: Mapping[str, Replacement],
+    plan: Plan,
 ) -> onnx.ModelProto:
     """Put standard nodes in the place of those that cannot carry their numbers."""
     names = node_names(proto.graph)
@@ -224,7 +228,14 @@ def _replace(
             if value is not None and value.name is not None and value.type is None:
                 known = prepared.type_of(value.name)
                 value.type = ir.TensorType(ir.DataType.from_numpy(known.dtype))
-        builder = Builder(name, {})
+        builder = Builder(
+            name,
+            {},
+            plan.routing.get(name, "hard"),
+            plan.temperature,
+            plan.spreads.get(name),
+            opset=opset_of(proto) or OPSET,
+        )
         replace(model.graph, node, builder, replacements[name].build(builder))
     done = from_ir(model, wrapped)
     done.ir_version = max(done.ir_version, OLDEST_IR)
@@ -249,11 +260,13 @@ def written(
     """
     if form not in SAVED_FORMS:
         raise ArgumentError(f"Form '{form}' is none of {', '.join(SAVED_FORMS)}.")
-    tuned = native(prepared, tensors)
+    soft = form == "soft"
+    routing = soft_routing(prepared, outputs) if soft else {}
+    tuned = native(prepared, tensors, Plan(routing, temperature, spreads))
     if form == "native":
         return tuned.proto
     again = prepare(load(tuned.proto)) if tuned.changed else prepared
-    routing = soft_routing(again, outputs) if form == "soft" else {}
+    routing = soft_routing(again, outputs) if soft else {}
     # A node that stands in for another is called `<node>/...`, and reads what that one read.
     known = dict(spreads)
     for node in again.proto.graph.node:

@@ -285,7 +285,8 @@ _SOFTMAX = 'post_transform = "SOFTMAX"'
 
 def _take(node: ir.Node, trees: Array) -> Lists:
     count = len(class_labels(node, "classlabels_int64s"))
-    return take_listed(node, read_listed(node, "class", count, np.float32), "class", trees)
+    nodes = read_listed(node, "class", count, np.float32)
+    return take_listed(node, nodes, "class", trees, signed=count == 2)
 
 
 REWRITE = Rewrite(

@@ -30,6 +30,7 @@ class Builder:
         spread: Array | None = None,
         for_torch: bool = False,
         serving: Serving = ANYWHERE,
+        opset: int = 17,
     ) -> None:
         """Start an empty recording for the node of this (unique) name.
 
@@ -41,6 +42,7 @@ class Builder:
             spread: standard deviation of each feature of the node's first input, [F].
             for_torch: whether operators of the private domain may be used.
             serving: where a hard form is to run.
+            opset: of the default domain.
         """
         self.node_name = node_name
         self.tensors = tensors
@@ -49,6 +51,7 @@ class Builder:
         self.spread = spread
         self.for_torch = for_torch
         self.serving = serving
+        self.opset = opset
         self.tape = Tape()
         self._held: dict[str, ir.Value] = {}
 
@@ -60,6 +63,14 @@ class Builder:
         value = self.tape.op(op_type, inputs, attributes or None, domain=domain, name=name)
         value.name = f"{name}:0"
         return value
+
+    def reduce_first(self, how: str, value: ir.Value, keepdims: int) -> ir.Value:
+        """`how` ("Sum", "Min" or "Max") over the first axis."""
+        if how == "Sum" or self.opset >= 18:
+            axis = self.constant("axis_0", [0], np.int64)
+            return self.op(f"Reduce{how}", value, axis, keepdims=keepdims)
+        # Up to opset 17 these take their axes as an attribute.
+        return self.op(f"Reduce{how}", value, axes=[0], keepdims=keepdims)
 
     def tensor(self, role: str) -> ir.Value:
         """The learned tensor of this role, an initializer called `<node>/<role>`."""

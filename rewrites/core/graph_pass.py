@@ -47,6 +47,7 @@ def rewrite_graph(model: ir.Model, plan: Plan) -> dict[str, Tensor]:
         The learned tensors of the rewritten nodes, by their full name `<node>/<role>`.
     """
     declared: dict[str, Tensor] = {}
+    opset = model.graph.opset_imports.get("", 17)
     for node in list(model.graph):
         rewrite = find(node.domain, node.op_type)
         if rewrite is None or rewrite.soften is None:
@@ -60,7 +61,7 @@ def rewrite_graph(model: ir.Model, plan: Plan) -> dict[str, Tensor]:
             continue
         routing = plan.routing.get(name, "hard")
         builder = Builder(
-            name, tensors, routing, plan.temperature, spread, plan.for_torch, plan.serving
+            name, tensors, routing, plan.temperature, spread, plan.for_torch, plan.serving, opset
         )
         replace(model.graph, node, builder, rewrite.soften(node, builder))
         declared.update({f"{name}/{role}": tensor for role, tensor in tensors.items()})

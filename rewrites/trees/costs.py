@@ -51,6 +51,10 @@ _PRICES: dict[Provider, _Prices] = {
 _SOFT_NODE, _TORCH_STEP, _VISITED = 12.0, 5.0, 20.0
 
 
+# Bytes of constants beyond which a form is refused: a file of 2 GiB cannot be written.
+_MOST_CONSTANTS = 1 << 30
+
+
 @dataclass(frozen=True)
 class Forecast:
     """A form's cost.
@@ -105,17 +109,27 @@ def choose(shape: EnsembleShape, serving: Serving, where: str) -> Forecast:
     A traversal always does: it takes fewer trees at a time.
 
     Raises:
-        UnsupportedError: the form that was asked for takes more memory than there is.
+        UnsupportedError: the form that was asked for takes more memory than there is, or more
+            constants than a file holds.
     """
     found = forecasts(shape, serving)
+    width = int(shape.inner.max(initial=0))
+    constants = {"gemm": shape.trees * width * (width + 1)}
 
     def fits(forecast: Forecast) -> bool:
+        if constants.get(forecast.form, 0) > _MOST_CONSTANTS:
+            return False
         size = forecast.row_bytes * serving.batch_size
         return forecast.form == "traversal" or serving.memory is None or size <= serving.memory
 
     if serving.trees == "auto":
         return next(forecast for forecast in found if fits(forecast))
     asked = next(forecast for forecast in found if forecast.form == serving.trees)
+    if constants.get(asked.form, 0) > _MOST_CONSTANTS:
+        raise UnsupportedError(
+            f"{where}: the form {asked.form} holds {constants[asked.form] / 1e9:.2g} GB of "
+            "constants, which make a file too large; choose the form traversal."
+        )
     if not fits(asked):
         size, held = asked.row_bytes * serving.batch_size, serving.memory or 0
         raise UnsupportedError(

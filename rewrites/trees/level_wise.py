@@ -131,7 +131,7 @@ def reduce_shares(
     values = builder.op("Gather", table, index, axis=0)
     turned = builder.op("Transpose", values, perm=[0, 2, 1])
     means = builder.op("MatMul", turned, own)
-    found = builder.op(f"Reduce{how}", means, axes=[0], keepdims=0)
+    found = builder.reduce_first(how, means, keepdims=0)
     return builder.op("Transpose", found, perm=[1, 0])
 
 

@@ -7,13 +7,15 @@ import onnx_ir as ir
 
 from rewrites.core.attributes import LongList, numbers, places_of_words, required
 from rewrites.core.rewrite import Array
-from rewrites.trees.nodes import Nodes, runs
+from rewrites.trees.nodes import LEAF, Nodes, runs
 from rewrites.trees.taking import Lists
 
 _WHOLE = ("nodes_nodeids", "nodes_featureids", "nodes_truenodeids", "nodes_falsenodeids")
 
 
-def take_listed(node: ir.Node, nodes: Nodes, prefix: str, trees: Array) -> Lists:
+def take_listed(
+    node: ir.Node, nodes: Nodes, prefix: str, trees: Array, signed: bool = False
+) -> Lists:
     """The operator's lists with these trees, numbered anew.
 
     Args:
@@ -21,6 +23,8 @@ def take_listed(node: ir.Node, nodes: Nodes, prefix: str, trees: Array) -> Lists
         nodes: as they were read.
         prefix: of the attributes that hold the leaves' weights.
         trees: [T'] numbers of trees, in the order of their roots.
+        signed: whether negative weights anywhere tell how all are read. Where only trees that are
+            left out have some, one of these stays, on an inner node, where no row meets it.
     """
     size = len(nodes.modes)
     starts = np.sort(nodes.roots)
@@ -35,6 +39,13 @@ def take_listed(node: ir.Node, nodes: Nodes, prefix: str, trees: Array) -> Lists
     first = np.cumsum(held) - held
     weights = order[runs(first[trees], held[trees])]
     weight_tree = np.repeat(np.arange(len(trees)), held[trees])
+    holders = nodes.leaves[weights]
+    below = np.flatnonzero(nodes.weights < 0)
+    inner = np.flatnonzero(nodes.modes[places] != LEAF)
+    if signed and len(below) and len(inner) and not (nodes.weights[weights] < 0).any():
+        weights = np.append(weights, below[0])
+        weight_tree = np.append(weight_tree, tree[inner[0]])
+        holders = np.append(holders, places[inner[0]])
 
     def whole(name: str) -> Array:
         return required(node, name, np.int64)
@@ -43,7 +54,7 @@ def take_listed(node: ir.Node, nodes: Nodes, prefix: str, trees: Array) -> Lists
     lists = {name: whole(name)[places] for name in _WHOLE} | {
         "nodes_treeids": tree,
         f"{prefix}_treeids": weight_tree,
-        f"{prefix}_nodeids": whole(f"{prefix}_nodeids")[weights],
+        f"{prefix}_nodeids": whole("nodes_nodeids")[holders],
         f"{prefix}_ids": whole(f"{prefix}_ids")[weights],
     }
     missing = numbers(node, "nodes_missing_value_tracks_true", np.int64)

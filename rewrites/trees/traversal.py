@@ -117,14 +117,13 @@ def reduce_leaves(
     how: Literal["Sum", "Min", "Max"],
 ) -> ir.Value:
     """[N, K]: over the trees, the sum (or least, or largest) of the rows of `table` [L, K]."""
-    axis = builder.constant("axis_0", [0], np.int64)
     parts = []
     for group in groups:
         if columns > _FEW_COLUMNS:
             leaf = builder.constant(f"{group.name}leaf", group.leaves, np.int32)
             number = builder.op("GatherElements", leaf, group.at, axis=1)
             values = builder.op("Gather", table, number, axis=0)
-            parts.append(_reduce(builder, how, values, axis, keepdims=0))
+            parts.append(builder.reduce_first(how, values, keepdims=0))
             continue
         singles = []
         for column in range(columns):
@@ -132,7 +131,7 @@ def reduce_leaves(
             leaf = builder.constant(f"{group.name}leaf", group.leaves, np.int32)
             by_node = builder.op("Gather", picked, leaf, axis=0)
             values = builder.op("GatherElements", by_node, group.at, axis=1)
-            singles.append(_reduce(builder, how, values, axis, keepdims=1))
+            singles.append(builder.reduce_first(how, values, keepdims=1))
         total = singles[0] if columns == 1 else builder.op("Concat", *singles, axis=0)
         parts.append(builder.op("Transpose", total, perm=[1, 0]))
     if len(parts) == 1:
@@ -143,15 +142,6 @@ def reduce_leaves(
 def _column(builder: Builder, table: ir.Value, column: int) -> ir.Value:
     index = builder.constant(f"column_{column}", column, np.int64)
     return builder.op("Gather", table, index, axis=1)
-
-
-def _reduce(
-    builder: Builder, how: str, values: ir.Value, axis: ir.Value, keepdims: int
-) -> ir.Value:
-    if how == "Sum":
-        return builder.op("ReduceSum", values, axis, keepdims=keepdims)
-    # These take their axes as an attribute up to opset 17, and as an input since.
-    return builder.op(f"Reduce{how}", values, axes=[0], keepdims=keepdims)
 
 
 def _padded(tables: NodeTables, trees: Array) -> tuple[Array, Array]:
