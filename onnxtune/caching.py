@@ -57,7 +57,7 @@ class Border:
             if node not in changing and (shapes[0][node][:1], shapes[1][node][:1]) == ((1,), (2,))
         }
         border, rest = _before(nodes, changing, by_row)
-        size = 4 * len(inputs[0]) * sum(math.prod(shapes[0][node]) for node in border)
+        size = 8 * len(inputs[0]) * sum(math.prod(shapes[0][node]) for node in border)
         computed = any(node.op != "placeholder" for node in border)
         if computed and size < _SHARE_OF_MEMORY * memory_at_hand():
             fixed = [node for node in nodes if node not in changing and node.op != "output"]

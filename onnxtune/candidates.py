@@ -100,7 +100,7 @@ def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
         rows = core_rows(start, task.table, task.target, [mode], trained)
         judged: list[Routing] = ["hard", "soft"] if mode == "soft" else ["hard"]
         court = task.court
-        valid = core_rows(start, court.table, court.target, judged, trained)
+        valid = core_rows(start, court.table, court.target, judged, trained, court.entering)
         held = max(held, _bytes(rows) + _bytes(valid))
         parameters = standardised(start.learned, trained, court.device)
         rows = replace(rows, teacher=teacher)
@@ -121,7 +121,9 @@ def _judged(
         return
     yield court.judge("soft", "soft", size, prepared, trained.soft)
     yield court.judge("soft, thresholds kept", "hard", size, prepared, trained.hard)
-    trees = tree_nodes(prepared, _holders(task.trained))
+    # Copies differ in their thresholds alone.
+    moved = [name for name in task.trained if name.endswith("/thresholds")]
+    trees = tree_nodes(prepared, _holders(moved))
     for copies in _COPIES if trees else ():
         if copies * size <= max_size * (1 + 1e-9):
             new, tensors = dithered(
@@ -187,11 +189,13 @@ def _smaller(task: Task, max_size: float) -> tuple[OnnxModule, float]:
     some = task.table.rows if task.table.rows < 5000 else 5000
     part = Table({n: a[:some] for n, a in task.table.feed.items()}, None, some)
     losses = {}
+    entering = original.run_prefix(part.feed)
     # Leaves that are distributions must keep their sum; of others training rows tell the size.
     tried = [shares] if bound else [dict.fromkeys(kept, f) for f in _FACTORS] + [shares]
     for number, scale in enumerate(tried):
         module.load_tensors(carried(new, own, scale))
-        rows = core_rows(module, part, task.target[:some], ["hard"], list(module.learned))
+        learned = list(module.learned)
+        rows = core_rows(module, part, task.target[:some], ["hard"], learned, entering)
         losses[number] = float(evaluate(module, {}, rows, court.settings, "hard").mean())
     scale = tried[min(losses, key=lambda number: losses[number])]
     proto = native(new.prepared, carried(new, own, scale)).proto

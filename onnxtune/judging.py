@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ class Court:
     """What candidates are judged on.
 
     Attributes:
-        table, target: the validation rows.
+        table, target: the validation rows; `entering` is what enters the core of them.
         settings: the loss and the output.
         original: [N], the original's loss on each row.
         spreads, temperature: of soft gates.
@@ -40,6 +40,7 @@ class Court:
 
     table: Table
     target: Array
+    entering: Sequence[Array]
     settings: Settings
     original: Array
     spreads: Mapping[str, Array]
@@ -61,7 +62,8 @@ class Court:
         held = as_held(prepared, tensors)
         module = self.module(prepared, form)
         module.load_tensors(held)
-        rows = core_rows(module, self.table, self.target, [form], list(module.learned))
+        names = list(module.learned)
+        rows = core_rows(module, self.table, self.target, [form], names, self.entering)
         tuned = evaluate(module, {}, rows, self.settings, form)
         gain, error, z = paired(tuned, self.original)
         before = float(self.original.mean())

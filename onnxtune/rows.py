@@ -72,13 +72,16 @@ def core_rows(
     target: Array,
     routings: Iterable[Routing],
     trained: Sequence[str],
+    entering: Sequence[Array] | None = None,
 ) -> Rows:
     """What enters the core for these rows, run on to where training begins.
+
+    `entering` is what the prefix makes of them, where that is known.
 
     Raises:
         UnsupportedError: something enters the core that is not one entry a row.
     """
-    arrays = module.run_prefix(table.feed)
+    arrays = module.run_prefix(table.feed) if entering is None else entering
     for name, array in zip(module.input_names, arrays, strict=True):
         if array.shape[:1] != (table.rows,):
             raise UnsupportedError(

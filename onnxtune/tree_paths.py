@@ -17,6 +17,9 @@ from torch import Tensor
 # Trees deeper than this end many ways early; levels between two clearances of those.
 _DEEP, _CLEARANCE = 9, 4
 
+# Leaf values that are looked up at once.
+_MOST_VALUES = 1 << 24
+
 # Numbers in one array of the backward pass: small enough to stay in a core's cache.
 _BLOCK = 1 << 19
 
@@ -87,6 +90,9 @@ def _(*arguments: Any) -> Tensor:
 def leaf_sum(leaf_values: Tensor, leaves: Tensor, reduction: str = "Sum") -> Tensor:
     """[N, K]: the values [L, K] of the leaves [N, T], summed (or the least, or the largest)."""
     columns = leaf_values.shape[1]
+    most = max(1, _MOST_VALUES // max(1, leaves.shape[1] * columns))
+    if len(leaves) > most:
+        return torch.cat([leaf_sum(leaf_values, part, reduction) for part in leaves.split(most)])  # type: ignore[no-untyped-call]
     flat = _flat(leaves.reshape(-1), columns)
     values = leaf_values.reshape(-1).index_select(0, flat).view(*leaves.shape, columns)
     if reduction == "Sum":

@@ -127,11 +127,13 @@ def tune(
         seed=seed,
     )
     prefix_started = time.perf_counter()
-    untouched = core_rows(original, held_out, valid_target, ["hard"], names)
+    entering = original.run_prefix(held_out.feed)
+    untouched = core_rows(original, held_out, valid_target, ["hard"], names, entering)
     prefix_seconds = time.perf_counter() - prefix_started
     court = Court(
         table=held_out,
         target=valid_target,
+        entering=entering,
         settings=settings,
         original=evaluate(original, {}, untouched, settings, "hard"),
         spreads=spreads,
@@ -177,7 +179,7 @@ def tune(
         },
         "candidates": [candidate.to_dict() for candidate in run.candidates],
         "taken": {form: c.name for form, c in (("hard", hard), ("soft", soft)) if c is not None},
-        "size": 1.0 if hard is None else hard.size,
+        "size": next((c.size for c in (hard, soft) if c is not None), 1.0),
         "tensors": {n: list(original.learned[n].value.shape) for n in names},
         "changed": written.changed,
         "replaced": written.replaced,

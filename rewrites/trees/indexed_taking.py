@@ -26,7 +26,7 @@ def take_indexed(node: ir.Node, trees: Array) -> Lists:
     node_first, node_count = _runs_of(node_keys // max(1, count), len(roots))
     leaf_first, leaf_count = _runs_of(leaf_keys // max(1, leaves), len(roots))
     picked = runs(node_first[trees], node_count[trees])
-    places, weights = node_keys[picked] % max(1, count), None
+    places = node_keys[picked] % max(1, count)
     picked_leaves = runs(leaf_first[trees], leaf_count[trees])
     weights = leaf_keys[picked_leaves] % max(1, leaves)
     tree = np.repeat(np.arange(len(trees)), node_count[trees])
