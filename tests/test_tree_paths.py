@@ -377,6 +377,7 @@ def test_compiles_with_gradients(dynamic: bool) -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # opcheck reads it of what has none
 @pytest.mark.parametrize("turned", [False, True])
 def test_operators_keep_the_rules_of_torch(turned: bool) -> None:
     """Shapes without data, gradients, no hidden writes; rows of any layout."""

@@ -24,7 +24,8 @@ class _Prices:
         tree, node, matrix: whatever the rows, a tree's level in a traversal, a node, a tree's
             product.
         step: a row's in a traversal.
-        gate, leaf, product: a row's decision with its value, leaf, entry of a matrix product.
+        gate, leaf, match, product: a row's decision with its value, share of a leaf, comparison
+            with a leaf's way, entry of a matrix product.
         cache, beyond: arrays of more bytes than `cache` cost `beyond` times as much to pass over.
     """
 
@@ -35,6 +36,7 @@ class _Prices:
     step: float
     gate: float
     leaf: float
+    match: float
     product: float
     cache: float
     beyond: float
@@ -43,8 +45,8 @@ class _Prices:
 # Of the CPU fitted to measurements on one thread, so that the choice is right; of CUDA estimated
 # from launches of 8 us, 4 TB/s and 10 TFLOP/s.
 _PRICES: dict[Provider, _Prices] = {
-    "cpu": _Prices(360.0, 60.0, 27.0, 500.0, 7.9, 2.4, 0.06, 0.05, 4.3e6, 2.2),
-    "cuda": _Prices(8000.0, 0.0, 0.0, 0.0, 0.012, 0.004, 0.003, 0.0002, 3e7, 2.0),
+    "cpu": _Prices(362.0, 60.4, 33.5, 259.0, 5.37, 1.16, 0.274, 1.0, 0.0117, 4.25e6, 1.7),
+    "cuda": _Prices(8000.0, 0.0, 0.0, 0.0, 0.012, 0.004, 0.003, 0.003, 0.0002, 3e7, 2.0),
 }
 
 # Forward and backward in torch: a node of soft routing; a step of a traversal; a visited node.
@@ -84,7 +86,7 @@ def forecasts(shape: EnsembleShape, serving: Serving) -> list[Forecast]:
     # A traversal's arrays are its trees', the others' their nodes'.
     steps = price.step * float(shape.depths.sum())
     passed = spread(gates) * (price.gate * gates + 2 * price.leaf * (gates + leaves))
-    matched = spread(padded) * (price.gate * padded + price.leaf * (padded + shape.trees))
+    matched = spread(padded) * (price.gate * padded + price.match * (padded + shape.trees))
     product = price.product * padded * (width + 1)
     calls = {
         "traversal": price.call * (7 * depth + 8) + price.tree * shape.trees * depth,
