@@ -141,10 +141,9 @@ def _modes(task: Task, module: OnnxModule, routing: TuneRouting) -> tuple[Routin
     if routing != "auto":
         return (routing,)
     shapes = tree_shapes(module.prepared, list(module.cut.roles))
-    soft = sum(step_cost(shape, "soft") for shape in shapes)
-    if shapes and soft <= _AFFORDABLE * sum(
-        step_cost(shape, "straight-through") for shape in shapes
-    ):
+    seconds = 1e-9 * sum(step_cost(shape, "soft") for shape in shapes)
+    passes = task.table.rows * task.court.settings.epochs
+    if shapes and seconds * passes <= _AFFORDABLE:
         return ("straight-through", "soft")
     return ("straight-through",)
 
