@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onnxtune.data import Table
+from onnxtune.data import Table, take
 from onnxtune.errors import ArgumentError, UnsupportedError
 from onnxtune.export import native
 from onnxtune.judging import Court
@@ -185,18 +185,16 @@ def _smaller(task: Task, max_size: float) -> tuple[OnnxModule, float]:
         if name in original.learned
     )
     module = court.module(new.prepared, "hard")
-    some = task.table.rows if task.table.rows < 5000 else 5000
-    part = Table({n: a[:some] for n, a in task.table.feed.items()}, None, some)
-    losses = {}
-    entering = original.run_prefix(part.feed)
+    some = min(task.table.rows, 5000)
+    part = Table(take(task.table.feed, slice(some)), None, some)
+    rows = core_rows(module, part, task.target[:some], ["hard"], list(module.learned))
     # Leaves that are distributions must keep their sum; of others training rows tell the size.
     tried = [shares] if bound else [dict.fromkeys(kept, f) for f in _FACTORS] + [shares]
-    for number, scale in enumerate(tried):
+    losses = []
+    for scale in tried:
         module.load_tensors(carried(new, own, scale))
-        learned = list(module.learned)
-        rows = core_rows(module, part, task.target[:some], ["hard"], learned, entering)
-        losses[number] = float(evaluate(module, {}, rows, court.settings, "hard").mean())
-    scale = tried[min(losses, key=lambda number: losses[number])]
+        losses.append(float(evaluate(module, {}, rows, court.settings, "hard").mean()))
+    scale = tried[min(range(len(tried)), key=losses.__getitem__)]
     proto = native(new.prepared, carried(new, own, scale)).proto
     return court.module(prepare(load(proto)), "hard"), size
 

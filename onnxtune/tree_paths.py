@@ -93,8 +93,7 @@ def leaf_sum(leaf_values: Tensor, leaves: Tensor, reduction: str = "Sum") -> Ten
     most = max(1, _MOST_VALUES // max(1, leaves.shape[1] * columns))
     if len(leaves) > most:
         return torch.cat([leaf_sum(leaf_values, part, reduction) for part in leaves.split(most)])  # type: ignore[no-untyped-call]
-    flat = _flat(leaves.reshape(-1), columns)
-    values = leaf_values.reshape(-1).index_select(0, flat).view(*leaves.shape, columns)
+    values = _rows(leaf_values, leaves)
     if reduction == "Sum":
         return values.sum(1)
     return values.amin(1) if reduction == "Min" else values.amax(1)
@@ -102,10 +101,14 @@ def leaf_sum(leaf_values: Tensor, leaves: Tensor, reduction: str = "Sum") -> Ten
 
 def _ties(leaf_values: Tensor, leaves: Tensor, scores: Tensor) -> Tensor:
     """[N, K]: how many of the leaves [N, T] have the score; they share its gradient."""
-    columns = leaf_values.shape[1]
-    flat = _flat(leaves.reshape(-1), columns)
-    values = leaf_values.reshape(-1).index_select(0, flat).view(*leaves.shape, columns)
-    return (values == scores[:, None]).sum(1).clamp(min=1)
+    return (_rows(leaf_values, leaves) == scores[:, None]).sum(1).clamp(min=1)
+
+
+def _rows(table: Tensor, places: Tensor) -> Tensor:
+    """[*places.shape, K]: rows of a table [L, K]."""
+    columns = table.shape[1]
+    flat = _flat(places.reshape(-1), columns)
+    return table.reshape(-1).index_select(0, flat).view(*places.shape, columns)
 
 
 def _flat(rows: Tensor, columns: int) -> Tensor:
@@ -240,13 +243,13 @@ def _path_gradients(
     for part, depth in walk.blocks(depths, squared=True):
         reached_here = ends[:, start : start + len(part)].T.reshape(-1)
         start += len(part)
-        flat = _flat(reached_here, leaf_values.shape[1])
-        values = leaf_values.reshape(-1).index_select(0, flat).view(-1, gradient.shape[1])
+        values = _rows(leaf_values, reached_here)
         # [pairs, K]: the gradient that reaches each pair of a tree and a row.
         arriving = gradient.expand(len(part), *gradient.shape).reshape(values.shape)
         if reduction != "Sum":
             chosen = values == scores.expand(len(part), *scores.shape).reshape(values.shape)
             arriving = arriving * chosen
+        flat = _flat(reached_here, leaf_values.shape[1])
         by_leaf.view(-1).index_add_(0, flat, arriving.reshape(-1))
         if gates:
             _gates_backward(
@@ -304,9 +307,7 @@ def _gates_backward(
         distance = limits - read
         slope = slopes.index_select(0, held)
         gate = distance.mul_(slope).nan_to_num_(nan=torch.inf).sigmoid_()
-        ends = _flat(others[level], leaf_values.shape[1])
-        other = leaf_values.reshape(-1).index_select(0, ends)
-        gain = ((values - other.view_as(values)) * arriving).sum(1)
+        gain = ((values - _rows(leaf_values, others[level])) * arriving).sum(1)
         gain = torch.where(read <= limits, gain, -gain)
         change = gain * gate * (1 - gate) * slope
         by_node.index_add_(0, held, change)
