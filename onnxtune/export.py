@@ -30,7 +30,7 @@ from rewrites.core.builder import Builder
 from rewrites.core.graph_pass import Plan, replace
 from rewrites.core.naming import node_names
 from rewrites.core.registry import find
-from rewrites.core.rewrite import Array, Replacement
+from rewrites.core.rewrite import Array, Attributes, Replacement, Rewrite
 
 SavedForm = Literal["native", "hard", "soft"]
 SAVED_FORMS: tuple[SavedForm, ...] = ("native", "hard", "soft")
@@ -92,27 +92,46 @@ def _write(
         if rewrite is None or not any(key.startswith(f"{name}/") for key in tensors):
             continue
         read = ir_node(prepared, node, name)
-        before = {role: t.value for role, t in rewrite.tensors(read, None).items()}
-        roles = {role: f"{name}/{role}" for role in before if f"{name}/{role}" in tensors}
-        after = {role: np.asarray(tensors[key]) for role, key in roles.items()}
-        moved = {role: int(np.sum(value != before[role])) for role, value in after.items()}
-        changed |= {roles[role]: count for role, count in moved.items() if count}
-        if not any(moved.values()):
+        change = _change_of(rewrite, read, tensors)
+        if change is None:
             continue
-        hardened = rewrite.harden(read, before | after)
-        untouched = rewrite.harden(read, before)
-        if isinstance(hardened, Replacement) or isinstance(untouched, Replacement):
-            assert isinstance(hardened, Replacement)  # untouched is what the operator holds now
-            replacements[name] = hardened
+        changed |= change.counts
+        if isinstance(change.after, Replacement):
+            replacements[name] = change.after
             continue
-        for attribute, values in hardened.items():
-            _overwrite(node, attribute, untouched[attribute], values)
+        for attribute, values in change.after.items():
+            _overwrite(node, attribute, change.before[attribute], values)
     for name, value in tensors.items():
         if name in held:
             count = _overwrite_tensor(held[name], np.asarray(value))
             if count:
                 changed[name] = count
     return Native(proto, changed, {}), replacements
+
+
+@dataclass(frozen=True)
+class _Change:
+    """The attributes of a node before and after; `counts` the numbers that differ, by tensor."""
+
+    counts: dict[str, int]
+    before: Attributes
+    after: Attributes | Replacement
+
+
+def _change_of(rewrite: Rewrite, node: ir.Node, tensors: Mapping[str, Array]) -> _Change | None:
+    """What tuned tensors change in a node; None for nothing."""
+    held = {role: tensor.value for role, tensor in rewrite.tensors(node, None).items()}
+    names = {role: f"{node.name}/{role}" for role in held}
+    tuned = {role: np.asarray(tensors[n]) for role, n in names.items() if n in tensors}
+    moved = {names[role]: int(np.sum(value != held[role])) for role, value in tuned.items()}
+    counts = {name: count for name, count in moved.items() if count}
+    if not counts:
+        return None
+    before, after = rewrite.harden(node, held), rewrite.harden(node, held | tuned)
+    if isinstance(before, Replacement):
+        assert isinstance(after, Replacement)  # `before` is what the operator holds now
+        before = {}
+    return _Change(counts, before, after)
 
 
 def as_held(prepared: Prepared, tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -128,18 +147,15 @@ def as_held(prepared: Prepared, tensors: Mapping[str, Array]) -> dict[str, Array
         if rewrite is None or not any(key.startswith(f"{node.name}/") for key in tensors):
             continue
         read = ir_node(prepared, node)
-        before = {role: tensor.value for role, tensor in rewrite.tensors(read, None).items()}
-        names = {role: f"{node.name}/{role}" for role in before}
-        after = {role: np.asarray(tensors[n]) for role, n in names.items() if n in tensors}
-        if all(np.array_equal(value, before[role]) for role, value in after.items()):
+        change = _change_of(rewrite, read, tensors)
+        if change is None:
             continue
         moved = True
-        hardened, untouched = (rewrite.harden(read, t) for t in (before | after, before))
-        if isinstance(hardened, Replacement) or isinstance(untouched, Replacement):
+        if isinstance(change.after, Replacement):
             continue
-        written = _with_numbers(read, untouched, hardened)
-        values = {role: t.value for role, t in rewrite.tensors(written, None).items()}
-        found |= {names[role]: values[role] for role in after if role in values}
+        written = _with_numbers(read, change.before, change.after)
+        values = {f"{node.name}/{r}": t.value for r, t in rewrite.tensors(written, None).items()}
+        found |= {name: value for name, value in values.items() if name in tensors}
     for name, value in tensors.items():
         if name in held:
             moved = moved or not np.array_equal(numpy_helper.to_array(held[name]), value)

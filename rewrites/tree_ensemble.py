@@ -14,7 +14,7 @@ from rewrites.core.rewrite import Array, Attributes, Case, Replacement, Rewrite,
 from rewrites.errors import ModelError, UnsupportedError
 from rewrites.scores.links import ALL_LINKS
 from rewrites.trees.ensemble import Ensemble, ensemble_of
-from rewrites.trees.hardening import in_standard_operators, still_the_same
+from rewrites.trees.hardening import written_or_replaced
 from rewrites.trees.indexed import read_indexed
 from rewrites.trees.indexed_taking import take_indexed
 from rewrites.trees.regressor import regression
@@ -69,9 +69,8 @@ def harden(node: ir.Node, tuned: Mapping[str, Array]) -> Attributes | Replacemen
     """Thresholds and leaf values into their places."""
     ensemble = _read(node)
     attributes = write_back(ensemble, tuned, _NAMES)
-    if still_the_same(ensemble, lambda numbers: _ensemble(node, numbers), attributes):
-        return attributes
-    return in_standard_operators(node, soften, tensors(node, None), tuned)
+    known = tensors(node, None)
+    return written_or_replaced(node, ensemble, attributes, _ensemble, soften, known, tuned)
 
 
 def _tensor(kind: str, name: str, values: Sequence[float | str]) -> str:

@@ -14,7 +14,7 @@ from rewrites.core.rewrite import Array, Attributes, Case, Replacement, Rewrite,
 from rewrites.errors import ModelError
 from rewrites.scores.links import ALL_LINKS, post_transform
 from rewrites.trees.ensemble import Ensemble, ensemble_of
-from rewrites.trees.hardening import in_standard_operators, still_the_same
+from rewrites.trees.hardening import written_or_replaced
 from rewrites.trees.listed import read_listed
 from rewrites.trees.listed_taking import take_listed
 from rewrites.trees.regressor import regression
@@ -68,9 +68,8 @@ def harden(node: ir.Node, tuned: Mapping[str, Array]) -> Attributes | Replacemen
     """Thresholds and leaf values into their places."""
     ensemble = _read(node)
     attributes = write_back(ensemble, tuned, _NAMES)
-    if still_the_same(ensemble, lambda numbers: _ensemble(node, numbers), attributes):
-        return attributes
-    return in_standard_operators(node, soften, tensors(node, None), tuned)
+    known = tensors(node, None)
+    return written_or_replaced(node, ensemble, attributes, _ensemble, soften, known, tuned)
 
 
 _TREES = """nodes_treeids = [0, 0, 0, 0, 0, 1, 1, 1], nodes_nodeids = [0, 1, 2, 3, 4, 0, 1, 2],

@@ -13,6 +13,21 @@ from rewrites.errors import UnsupportedError
 from rewrites.trees.ensemble import Ensemble
 
 
+def written_or_replaced(
+    node: ir.Node,
+    ensemble: Ensemble,
+    attributes: Attributes,
+    reread: Callable[[ir.Node, Attributes], Ensemble],
+    soften: Callable[[ir.Node, Builder], Sequence[ir.Value]],
+    tensors: Mapping[str, Tensor],
+    tuned: Mapping[str, Array],
+) -> Attributes | Replacement:
+    """The attributes, where onnxruntime still sees the same trees; else the hard form."""
+    if still_the_same(ensemble, lambda numbers: reread(node, numbers), attributes):
+        return attributes
+    return in_standard_operators(node, soften, tensors, tuned)
+
+
 def in_standard_operators(
     node: ir.Node,
     soften: Callable[[ir.Node, Builder], Sequence[ir.Value]],
