@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -112,6 +112,7 @@ def _form_timer(proto: onnx.ModelProto, form: str, X: Array, threads: int) -> Ti
     if form == "straight-through":
         module = onnxtune.to_torch(proto, "straight-through")
         return timer(partial(step, module), [X])
-    converted = onnxtune.convert(proto, form="hard" if form == "hard" else "soft")
+    kind: Literal["hard", "soft"] = "hard" if form == "hard" else "soft"
+    converted = onnxtune.convert(proto, form=kind, batch_size=len(X))
     ready = session(converted.SerializeToString(), threads)
     return timer(lambda batch: ready.run(None, {"X": batch}), [X])

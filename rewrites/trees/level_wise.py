@@ -24,7 +24,7 @@ from rewrites.trees.tensors import gate_slopes
 
 # Inner nodes times rows of a block, whose gates fill a core's cache; inner nodes at least, and
 # blocks at most: each has operators of its own.
-_GATES, _NODES, _MOST_BLOCKS = 1 << 19, 2048, 64
+_GATES, _NODES, _MOST_BLOCKS = 1 << 19, 128, 64
 
 
 @dataclass(frozen=True)
