@@ -61,7 +61,13 @@ def command_line() -> argparse.ArgumentParser:
         help="native: the same graph (default); hard, soft: standard operators",
     )
     command.add_argument(
-        "--valid", default="0.2", help="a share of the rows (default: 0.2), or a file of rows"
+        "--valid",
+        default="0.2",
+        help="a share of the rows (default: 0.2; of fewer than 1,000 rows every fifth in turn), a "
+        "file of rows, 'last' for the last fifth, or a column whose groups are kept whole",
+    )
+    command.add_argument(
+        "--test", metavar="FILE", help="a file of rows to report on; nothing is chosen by it"
     )
     command.add_argument("--loss", default="auto", help="log, squared, absolute, poisson or auto")
     command.add_argument("--tune-output", metavar="NAME", help="which float output, of several")
@@ -69,13 +75,14 @@ def command_line() -> argparse.ArgumentParser:
         "--routing",
         choices=["auto", "soft", "straight-through", "leaves"],
         default="auto",
-        help="how trees pass rows on in training (default: what validates best)",
+        help="how trees pass rows on in training (default: soft where the forecast is below a "
+        "minute, else straight-through)",
     )
     command.add_argument(
         "--temperature",
         type=_temperature,
         default="auto",
-        help="width of a gate in units of its feature's spread (default: 0.1)",
+        help="width of a gate in units of its feature's spread (default: what validates best)",
     )
     command.add_argument(
         "--max-size",
@@ -83,6 +90,22 @@ def command_line() -> argparse.ArgumentParser:
         default=1,
         help="trees of the tuned model, over those of the original: 0.25 keeps a quarter, 4 allows "
         "copies (default: 1)",
+    )
+    command.add_argument(
+        "--companion",
+        action="store_true",
+        help="also try a small network beside the model",
+    )
+    command.add_argument(
+        "--init",
+        choices=["model", "random"],
+        default="model",
+        help="random: a baseline from random numbers in the same graph (default: model)",
+    )
+    command.add_argument(
+        "--target-transform",
+        choices=["log1p", "log", "sqrt", "asinh"],
+        help="learn this of the target; the written graph ends in the inverse",
     )
     command.add_argument(
         "--epochs", type=int, default=30, help="passes over the rows at most (default: 30)"
@@ -93,7 +116,8 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument(
         "--lr",
         type=float,
-        help="Adam's step in standardised units (default: 0.01 for thresholds, else 0.003)",
+        help="Adam's step in standardised units (default: 0.01 for thresholds, else 0.003; with "
+        "steps in trees, and beside that without trees, twice as much)",
     )
     command.add_argument(
         "--freeze",
@@ -113,6 +137,9 @@ def command_line() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, help="of the split and the order of rows (default: 0)"
     )
     command.add_argument("--history", metavar="FILE", help="write the epochs as JSON")
+    command.add_argument(
+        "--plot", metavar="FILE", help="draw epochs and candidates, as .png, .svg or .pdf"
+    )
 
     command = _add(commands, "verify", "compare two models on the same rows")
     command.add_argument("original", help="an ONNX file")

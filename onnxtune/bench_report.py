@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
 import textwrap
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +12,7 @@ import numpy as np
 
 from onnxtune import output
 from onnxtune.errors import ArgumentError
-from onnxtune.model import check_output, write
+from onnxtune.figures import plain, write_figure
 
 _TEXTS = ("model", "provider", "note")  # columns of the table
 
@@ -75,22 +73,9 @@ class BenchReport:
         Raises:
             ArgumentError: nothing was timed, the format is unknown, or the file cannot be written.
         """
-        from matplotlib.figure import Figure  # not pyplot: no window, no global state
-
-        target = check_output(path, [])
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
-        kind = target.suffix.removeprefix(".").lower()
-        if kind not in figure.canvas.get_supported_filetypes():
-            raise ArgumentError(f"{target}: a plot's name ends with .png, .svg or .pdf.")
         if all(row.error for row in self.rows):
             raise ArgumentError("There is nothing to plot: no model could be timed.")
-        _draw(figure, self.rows)
-        content = io.BytesIO()
-        with warnings.catch_warnings():
-            # A letter that the font lacks is drawn as a box: no reason for a warning.
-            warnings.filterwarnings("ignore", message="Glyph")
-            figure.savefig(content, format=kind, dpi=150)
-        write(target, content.getvalue())
+        write_figure(path, (7, 4.5), lambda figure: _draw(figure, self.rows))
 
 
 def _merged(rows: Sequence[Timing]) -> Iterable[Timing]:
@@ -146,8 +131,8 @@ def _draw(figure: Any, rows: Sequence[Timing]) -> None:
                 "linestyle": ["-", "--", ":", "-."][providers.index(provider) % 4],
             }
             shown = name if len(providers) == 1 else f"{name}, {provider}"
-            # matplotlib hides labels that begin with "_" and sets $...$ as a formula.
-            label = " " + shown.replace("$", r"\$")
+            # matplotlib hides labels that begin with "_".
+            label = " " + plain(shown)
             axes.plot(size, size / median, marker="o", markersize=4, label=label, **style)
             axes.fill_between(size, size / high, size / low, color=style["color"], alpha=0.15, lw=0)
     axes.set(xscale="log", yscale="log", xlabel="batch size (rows)", ylabel="rows a second")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxtune.columns import check_batch
 from onnxtune.data import load as load_data
 from onnxtune.preparation import Prepared
 from onnxtune.runtime import input_types, run
@@ -16,6 +17,9 @@ from rewrites.core.rewrite import Array
 
 # Enough for a standard deviation to within 1 %.
 MOST_ROWS = 10_000
+
+# The share of a feature's range that it spreads at least, where weights meet it.
+_SHARE_OF_RANGE = 0.15
 
 # Standard operators whose second operand is often learned.
 _HOLDING = ("MatMul", "Gemm", "Add", "Sub", "Mul", "Div")
@@ -33,40 +37,44 @@ def node_spreads(prepared: Prepared, data: Any) -> dict[str, Array]:
 def feed_spreads(prepared: Prepared, feed: Mapping[str, Array]) -> dict[str, Array]:
     """Node name -> standard deviation of each feature of its data input, [F].
 
-    Of every node with a rewrite, and of the standard ones that hold learned tensors.
+    Of every node with a rewrite, and of the standard ones that hold learned tensors. Beside weights
+    it is a share of the feature's range at least: of a column that is 0 but for a few rows, a step
+    in units of the deviation would be huge for those.
     """
     held = {tensor.name for tensor in prepared.proto.graph.initializer}
-    wanted = {}
+    wanted: dict[str, tuple[str, float]] = {}
     for node in prepared.proto.graph.node:
-        if node.op_type in _HOLDING or find(node.domain, node.op_type) is not None:
+        rewrite = find(node.domain, node.op_type)
+        if node.op_type in _HOLDING or rewrite is not None:
             read = [name for name in node.input if name and name not in held]
+            trees = rewrite is not None and rewrite.ensemble is not None
             if read:
-                wanted[node.name] = read[0]
-    measured = value_spreads(prepared, feed, sorted(set(wanted.values())))
-    return {name: measured[value] for name, value in wanted.items() if value in measured}
+                wanted[node.name] = read[0], 0.0 if trees else _SHARE_OF_RANGE
+    rows = {name: array[:MOST_ROWS] for name, array in feed.items()}
+    values = matrices(prepared, rows, sorted({value for value, _ in wanted.values()}))
+    measured = {key: _spread(values[key[0]], key[1]) for key in set(wanted.values())
+                if key[0] in values}  # fmt: skip
+    return {name: measured[key] for name, key in wanted.items() if key in measured}
 
 
-def value_spreads(
+def matrices(
     prepared: Prepared, feed: Mapping[str, Array], values: Sequence[str]
 ) -> dict[str, Array]:
-    """Value -> standard deviation of each of its columns, [F]; numeric matrices only.
-
-    NaN and infinite numbers are left out.
-    """
-    rows = {name: array[:MOST_ROWS] for name, array in feed.items()}
-    found = {name: array for name, array in rows.items() if name in values}
+    """Value -> what it is for these rows, [N, F]; those that are numeric matrices alone."""
+    found = {name: array for name, array in feed.items() if name in values}
     graph = prepared.proto.graph
     made = {name for node in graph.node for name in node.output}
     numeric = [v for v in values if v in made and _is_numeric(prepared, v)]
     if numeric:
+        check_batch(input_types(prepared.source.proto), feed, prepared.source.origin)
         probe = onnx.ModelProto()
         probe.CopyFrom(prepared.proto)
         del probe.graph.output[:]
         for value in numeric:
             probe.graph.output.add().name = value
-        found |= run(probe, rows, numeric)
+        found |= run(probe, feed, numeric)
     return {
-        name: _spread(np.asarray(array))
+        name: np.asarray(array)
         for name, array in found.items()
         if np.ndim(array) == 2 and np.asarray(array).dtype.kind in "fiub"
     }
@@ -77,10 +85,14 @@ def _is_numeric(prepared: Prepared, value: str) -> bool:
     return kind.kind.startswith("tensor(") and not kind.is_string
 
 
-def _spread(columns: Array) -> Array:
+def _spread(columns: Array, share_of_range: float) -> Array:
+    """[F] standard deviations, at least so much of the range; NaN and infinities are left out."""
     numbers = columns.astype(np.float64)
     finite = np.isfinite(numbers)
     count = np.maximum(finite.sum(axis=0), 1)
     mean = np.where(finite, numbers, 0).sum(axis=0) / count
     square = np.where(finite, (numbers - mean) ** 2, 0).sum(axis=0) / count
-    return np.asarray(np.sqrt(square))
+    high = np.max(numbers, axis=0, where=finite, initial=-np.inf)
+    low = np.min(numbers, axis=0, where=finite, initial=np.inf)
+    reach = np.where(finite.any(axis=0), high - low, 0.0)
+    return np.asarray(np.maximum(np.sqrt(square), share_of_range * reach))

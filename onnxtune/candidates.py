@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from onnxtune.data import Table, take
-from onnxtune.errors import ArgumentError, UnsupportedError
-from onnxtune.export import native
+from onnxtune.centring import centred
+from onnxtune.errors import ArgumentError
 from onnxtune.judging import Court
-from onnxtune.losses import Loss, Output
-from onnxtune.model import load
 from onnxtune.parameters import standardised
-from onnxtune.preparation import prepare
-from onnxtune.resizing import carried, dithered, resized, tree_nodes, tree_shapes
+from onnxtune.problem import Problem, Split
+from onnxtune.random_start import random_start
+from onnxtune.resizing import dithered, holders, tree_nodes, tree_shapes
 from onnxtune.result import Candidate
-from onnxtune.rows import Rows, core_rows, hard_output
+from onnxtune.rows import Rows, core_rows
+from onnxtune.scaling import scaled
+from onnxtune.smaller import smaller, teacher_for
 from onnxtune.torch_module import OnnxModule
-from onnxtune.training_loop import Epoch, Trained, evaluate, train
+from onnxtune.training_loop import Epoch, Trained, train
 from rewrites.core.rewrite import Array, Routing
+from rewrites.core.rewrite import Tensor as Learned
 from rewrites.trees.costs import step_cost
 
 TuneRouting = Literal["auto", "soft", "straight-through", "leaves"]
 ROUTINGS: tuple[TuneRouting, ...] = ("auto", "soft", "straight-through", "leaves")
 
-# What a model that is to become smaller may lose of the original's loss.
-ALLOWED_LOSS = 0.02
-
 # Copies of the trees that may stand for a soft model, as far as `max_size` allows.
 _COPIES = (1, 2, 4, 8, 16)
 
-# Factors of the remaining trees' leaves that are tried where a part is kept.
-_FACTORS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
+# Widths of gates that are tried, in units of their features' spread; narrower ones than the least
+# let no gradient through.
+_WIDTHS, _LEAST_WIDTH = (0.01, 0.02, 0.05, 0.1, 0.2), 0.03
 
-# Seconds that soft routing may take by forecast to be tried beside straight-through routing.
+# The width of a step's gradient.
+_STEP_WIDTH = 0.1
+
+# Factors of the learning rates, unless these were given: of models without trees, which are cheap
+# to train more than once, and of straight-through routing.
+_SPEEDS, _STEP_SPEED = (1.0, 4.0), 2.0
+
+# Seconds that soft routing may take by forecast; beyond, straight-through routing stands in.
 _AFFORDABLE = 60.0
 
 
@@ -47,32 +52,37 @@ class Task:
     """What to tune, and on what.
 
     Attributes:
-        original: the model, hard.
-        table, target: the rows to train on.
-        scored: what its output is.
+        problem: the model and what its output is tuned toward.
+        split: the rows.
         trained: names of the tensors to train.
         court: judges what comes of it.
+        temperature: of soft gates; None to choose it on the validation rows.
+        own_rate: whether the learning rate was given.
+        random: whether to start from random numbers.
     """
 
-    original: OnnxModule
-    table: Table
-    target: Array
-    scored: Output
+    problem: Problem
+    split: Split
     trained: list[str]
     court: Court
+    temperature: float | None
+    own_rate: bool
+    random: bool
 
 
 @dataclass(frozen=True)
 class Run:
     """What was trained and found.
 
-    `routing` is that of the last training; `cached_bytes` what was kept of the rows.
+    `routing` is that of the last training; `cached_bytes` what was kept of the rows;
+    `temperature` the width of soft gates.
     """
 
     candidates: list[Candidate]
     history: list[Epoch]
     routing: Routing
     cached_bytes: int
+    temperature: float
 
 
 def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
@@ -83,152 +93,155 @@ def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
         UnsupportedError: `max_size` below 1, and no trees that could be left out.
         OnnxTuneError: the loss is no longer a number.
     """
-    start, size, teacher = task.original, 1.0, None
+    start, size, teacher = task.problem.original, 1.0, None
     if max_size < 1:
-        start, size = _smaller(task, max_size)
-        teacher = _teacher(task)
+        start, size = smaller(task.court, start, task.split, task.trained, max_size)
+        teacher = teacher_for(task.problem, task.split)
     # Trees that are single leaves have no thresholds.
     trained = [name for name in task.trained if name in start.learned]
     if not trained:
         raise ArgumentError("freeze leaves nothing to tune.")
+    court = task.court
     found: list[Candidate] = []
+    better = None if task.random else scaled(court, start, trained)
+    if better is not None:
+        start = better
+        found.append(court.judge("scaled", "hard", size, start.prepared, {}))
+    start, learned = _started(task, start, trained)
     history: list[Epoch] = []
     held = 0
-    modes = _modes(task, start, routing)
-    for mode in modes:
-        start.routing = mode
-        rows = core_rows(start, task.table, task.target, [mode], trained)
-        judged: list[Routing] = ["hard", "soft"] if mode == "soft" else ["hard"]
-        court = task.court
-        valid = core_rows(start, court.table, court.target, judged, trained, court.entering)
-        held = max(held, _bytes(rows) + _bytes(valid))
-        parameters = standardised(start.learned, trained, court.device)
-        rows = replace(rows, teacher=teacher)
-        outcome = train(start, parameters, rows, valid, court.settings, mode)
+    trainings = _trainings(task, start, routing)
+    soft = any(mode == "soft" for mode, _ in trainings)
+    if soft and task.temperature is None:
+        court = replace(court, temperature=_temperature(court, start))
+    work = _Work(task, court, start, learned, trained, size, max_size, teacher)
+    if soft:
+        # Untrained, a soft model often beats the hard one.
+        found.extend(_softened(work, {}, "softened"))
+    for mode, speed in trainings:
+        if mode == "hard" and not any(_is_leaves(work, name) for name in trained):
+            continue
+        outcome, size_of_cache = _train(work, mode, speed)
+        held = max(held, size_of_cache)
         history.extend(outcome.history)
-        found.extend(_judged(task, start, outcome, mode, size, max_size))
-    return Run(found, history, modes[-1], held)
+        found.extend(_judged(work, outcome, mode, speed))
+    return Run(found, history, trainings[-1][0], held, court.temperature)
 
 
-def _judged(
-    task: Task, start: OnnxModule, trained: Trained, mode: Routing, size: float, max_size: float
-) -> Iterator[Candidate]:
-    """The models that come of one training."""
-    court, prepared = task.court, start.prepared
-    if trained.soft is None:
-        name = "leaves" if mode == "hard" else str(mode)
-        yield court.judge(name, "hard", size, prepared, trained.hard)
-        return
-    yield court.judge("soft", "soft", size, prepared, trained.soft)
-    yield court.judge("soft, thresholds kept", "hard", size, prepared, trained.hard)
-    # Copies differ in their thresholds alone.
-    moved = [name for name in task.trained if name.endswith("/thresholds")]
-    trees = tree_nodes(prepared, _holders(moved))
-    for copies in _COPIES if trees else ():
-        if copies * size <= max_size * (1 + 1e-9):
-            new, tensors = dithered(
-                prepared, start.learned, trained.soft, trees, copies, court.temperature,
-                court.settings.seed,
-            )  # fmt: skip
-            name = f"soft, dithered x{copies}"
-            yield court.judge(name, "hard", copies * size, new.prepared, tensors)
+@dataclass(frozen=True)
+class _Work:
+    """A model to train.
 
-
-def _modes(task: Task, module: OnnxModule, routing: TuneRouting) -> tuple[Routing, ...]:
-    """The routings to train with."""
-    if routing == "leaves":
-        return ("hard",)
-    if routing != "auto":
-        return (routing,)
-    shapes = tree_shapes(module.prepared, list(module.cut.roles))
-    seconds = 1e-9 * sum(step_cost(shape, "soft") for shape in shapes)
-    passes = task.table.rows * task.court.settings.epochs
-    if shapes and seconds * passes <= _AFFORDABLE:
-        return ("straight-through", "soft")
-    return ("straight-through",)
-
-
-def _smaller(task: Task, max_size: float) -> tuple[OnnxModule, float]:
-    """The model with a part of its trees, their leaves scaled, and its size.
-
-    Of every group of trees that vote for the same columns the first ones are kept: in boosting
-    these matter most, and in a forest all matter alike.
-
-    Raises:
-        UnsupportedError: there are no trees that could be left out.
+    `court` has the temperature of its soft gates, `learned` the numbers to start from.
     """
-    original, court = task.original, task.court
-    groups = tree_nodes(original.prepared, _holders(task.trained))
-    place = f"{original.prepared.source.origin}: max_size={max_size:g} wants fewer trees"
-    if not groups:
-        others = tree_nodes(original.prepared, list(original.cut.roles))
-        reason = (
-            "freeze keeps them all."
-            if others
-            else "the model has none that can be left out (of a sum or an average of trees)."
-        )
-        raise UnsupportedError(f"{place}, and {reason}")
-    kept = {node: _first_of_each(group, max_size) for node, group in groups.items()}
-    trees = sum(len(group) for group in groups.values())
-    size = sum(len(numbers) for numbers in kept.values()) / trees
-    if size > max_size * (1 + 1e-9):
-        raise UnsupportedError(
-            f"{place}, and one for each output is {size:.3g} times the model's {trees}; give at "
-            f"least {np.ceil(1000 * size) / 1000:g}."
-        )
-    new = resized(original.prepared, kept)
-    own = {name: learned.value for name, learned in original.learned.items()}
-    shares = {node: new.taken[node].share for node in kept}
-    bound = any(
-        original.learned[name].constraint is not None
-        for name in (f"{node}/leaf_values" for node in kept)
-        if name in original.learned
-    )
-    module = court.module(new.prepared, "hard")
-    some = min(task.table.rows, 5000)
-    part = Table(take(task.table.feed, slice(some)), None, some)
-    rows = core_rows(module, part, task.target[:some], ["hard"], list(module.learned))
-    # Leaves that are distributions must keep their sum; of others training rows tell the size.
-    tried = [shares] if bound else [dict.fromkeys(kept, f) for f in _FACTORS] + [shares]
+
+    task: Task
+    court: Court
+    start: OnnxModule
+    learned: dict[str, Learned]
+    trained: list[str]
+    size: float
+    max_size: float
+    teacher: Tensor | None
+
+
+def _train(work: _Work, mode: Routing, speed: float) -> tuple[Trained, int]:
+    """Train once; returns the outcome, and the bytes that were cached of the rows."""
+    task, court, start = work.task, work.court, work.start
+    trained = [name for name in work.trained if mode != "hard" or _is_leaves(work, name)]
+    start.routing = mode
+    start.temperature = court.temperature if mode == "soft" else _STEP_WIDTH
+    if task.temperature is not None:
+        start.temperature = task.temperature
+    rows = core_rows(start, task.split.table, task.split.target, [mode], trained)
+    judged: list[Routing] = ["hard", "soft"] if mode == "soft" else ["hard"]
+    valid = court.rows(start, judged, trained)
+    parameters = standardised(work.learned, trained, court.device)
+    settings = court.settings_for(start)
+    settings = replace(settings, rates={n: r * speed for n, r in settings.rates.items()})
+    rows = replace(rows, teacher=work.teacher)
+    return train(start, parameters, rows, valid, settings, mode), _bytes(rows) + _bytes(valid)
+
+
+def _is_leaves(work: _Work, name: str) -> bool:
+    return work.learned[name].group == "leaves"
+
+
+def _started(
+    task: Task, start: OnnxModule, trained: list[str]
+) -> tuple[OnnxModule, dict[str, Learned]]:
+    """The model with the numbers that training starts from, and these with their units."""
+    feed, seed = task.split.table.feed, task.court.settings.seed
+    moved = random_start(start, feed, seed) if task.random else centred(start, feed)
+    moved = {name: value for name, value in moved.items() if name in trained}
+    module = task.court.module(start.prepared, "hard")
+    module.load_tensors(moved)
+    learned = {
+        n: replace(held, value=moved.get(n, held.value)) for n, held in start.learned.items()
+    }
+    return module, learned
+
+
+def _temperature(court: Court, start: OnnxModule) -> float:
+    """The width of gates with which the untrained soft model validates best."""
     losses = []
-    for scale in tried:
-        module.load_tensors(carried(new, own, scale))
-        losses.append(float(evaluate(module, {}, rows, court.settings, "hard").mean()))
-    scale = tried[min(range(len(tried)), key=losses.__getitem__)]
-    proto = native(new.prepared, carried(new, own, scale)).proto
-    return court.module(prepare(load(proto)), "hard"), size
+    for width in _WIDTHS:
+        start.routing, start.temperature = "soft", width
+        losses.append(float(court.losses(start, "soft").mean()))
+    return max(_LEAST_WIDTH, _WIDTHS[int(np.argmin(losses))])
 
 
-def _first_of_each(groups: Array, share: float) -> Array:
-    """[T'] the first trees of every group, one at least, in order."""
-    order = np.argsort(groups, kind="stable")
-    counts = np.bincount(groups)
-    rank = np.empty(len(groups), np.int64)
-    rank[order] = np.arange(len(groups)) - np.repeat(np.cumsum(counts) - counts, counts)
-    allowed = np.maximum(1, np.floor(share * counts + 1e-9))
-    return np.flatnonzero(rank < allowed[groups])
+def _judged(work: _Work, trained: Trained, mode: Routing, speed: float) -> Iterator[Candidate]:
+    """The models that come of one training."""
+    court, prepared = work.court, work.start.prepared
+    if trained.soft is None:
+        name = "leaves" if mode == "hard" else _name(work, mode, speed)
+        yield court.judge(name, "hard", work.size, prepared, trained.hard)
+        return
+    yield court.judge("soft, thresholds kept", "hard", work.size, prepared, trained.hard)
+    yield from _softened(work, trained.soft, "soft")
 
 
-def _teacher(task: Task) -> Tensor:
-    """What the original puts out for the training rows, as the loss takes a target, [N, K]."""
-    output = task.court.settings.output
-    found = hard_output(task.original, task.table.feed, output)
-    value = found.reshape(len(found), -1)
-    return as_target(value, task.court.settings.loss, task.scored)
+def _name(work: _Work, mode: Routing, speed: float) -> str:
+    if tree_shapes(work.start.prepared, list(work.start.cut.roles)):
+        return str(mode)
+    return "trained" if speed == 1 else f"trained, steps x{speed:g}"
 
 
-def as_target(value: Tensor, loss: Loss, scored: Output) -> Tensor:
-    """Scores as probabilities where the loss wants classes; numbers as they are."""
-    if loss.target == "classes" and not scored.share:
-        return torch.softmax(value, dim=1)
-    if loss.target == "binary" and not scored.share:
-        return torch.sigmoid(value)
-    return value
+def _softened(work: _Work, tensors: Mapping[str, Array], name: str) -> Iterator[Candidate]:
+    """A soft model, and copies of its trees that stand for it."""
+    court, prepared, learned = work.court, work.start.prepared, work.learned
+    tensors = {name: tensor.value for name, tensor in learned.items()} | dict(tensors)
+    yield court.judge(name, "soft", work.size, prepared, tensors)
+    # Copies differ in their thresholds alone.
+    moved = [name for name in work.task.trained if name.endswith("/thresholds")]
+    trees = tree_nodes(prepared, holders(moved))
+    for copies in _COPIES if trees else ():
+        if copies * work.size <= work.max_size * (1 + 1e-9):
+            new, numbers = dithered(
+                prepared, learned, tensors, trees, copies, court.temperature, court.settings.seed
+            )
+            title = f"{name}, dithered x{copies}"
+            yield court.judge(title, "hard", copies * work.size, new.prepared, numbers)
 
 
-def _holders(names: list[str]) -> list[str]:
-    """The nodes that hold these tensors."""
-    return list(dict.fromkeys(name.rsplit("/", 1)[0] for name in names))
+def _trainings(task: Task, module: OnnxModule, routing: TuneRouting) -> list[tuple[Routing, float]]:
+    """The routings to train with, and factors of the learning rates."""
+    shapes = tree_shapes(module.prepared, list(module.cut.roles))
+    speeds = (1.0,) if task.own_rate else _SPEEDS
+    if not shapes:
+        return [("straight-through", speed) for speed in speeds]
+    steps: tuple[Routing, float] = ("straight-through", 1.0 if task.own_rate else _STEP_SPEED)
+    if routing == "leaves":
+        return [("hard", 1.0)]
+    if routing == "soft":
+        return [("soft", 1.0)]
+    if routing == "straight-through":
+        return [steps]
+    seconds = 1e-9 * sum(step_cost(shape, "soft") for shape in shapes)
+    affordable = seconds * task.split.table.rows * task.court.settings.epochs <= _AFFORDABLE
+    # Leaves alone cost next to nothing, since it is known which of them every row reaches.
+    return [("hard", 1.0), ("soft", 1.0) if affordable else steps]
 
 
 def _bytes(rows: Rows) -> int:

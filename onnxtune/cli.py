@@ -21,6 +21,7 @@ from onnxtune.arguments import command_line
 from onnxtune.errors import ArgumentError, OnnxTuneError
 
 _PLOTS = (".png", ".svg", ".pdf")
+_TABLES = (".csv", ".parquet", ".npz")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,20 +135,27 @@ def _tune(options: argparse.Namespace) -> int:
 
     source = load(options.model)
     valid = _valid(options.valid, options.target)
-    read = [source.path, options.data, valid[0] if isinstance(valid, tuple) else None]
+    files = [valid[0] if isinstance(valid, tuple) else None, options.test]
+    read = [source.path, options.data, *files]
     target = check_output(options.output, read)
     if options.history:
         check_output(options.history, read, [target])
+    if options.plot:
+        _check_plot(options.plot, read, [target, options.history])
     result = tune(
         source,
         options.data,
         options.target,
         valid=valid,
+        test=None if options.test is None else (options.test, options.target),
         loss=options.loss,
         output=options.tune_output,
         routing=options.routing,
         temperature=options.temperature,
         max_size=options.max_size,
+        companion=options.companion,
+        init=options.init,
+        target_transform=options.target_transform,
         epochs=options.epochs,
         batch_size=options.batch_size,
         lr=options.lr,
@@ -159,21 +167,27 @@ def _tune(options: argparse.Namespace) -> int:
     result.save(target, options.form)
     if options.history:
         write(options.history, output.as_json(result.history).encode() + b"\n")
+    if options.plot:
+        result.plot(options.plot)
     report = result.report | {"saved": str(target), "form": options.form}
     _say(options, f"{result.text()}\nSaved as {target} ({options.form} form).", report)
     return 0
 
 
-def _valid(text: str, target: str) -> float | tuple[str, str]:
-    """A share, or a file with the target's column in it."""
-    try:
+def _valid(text: str, target: str) -> float | str | tuple[str, str]:
+    """A share, "last", a file with the target's column in it, or the name of a column."""
+    with contextlib.suppress(ValueError):
         return float(text)
-    except ValueError:
-        if not os.path.exists(text):
-            raise ArgumentError(
-                f"--valid {text}: is neither a share of the rows nor a file that exists."
-            ) from None
+    if text == "last":
+        return text
+    if os.path.exists(text):
         return (text, target)
+    if Path(text).suffix.lower() in _TABLES or os.path.dirname(text):
+        raise ArgumentError(
+            f"--valid {text}: there is no such file; give a share of the rows, a file that "
+            "exists, 'last', or the name of a column."
+        )
+    return text
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -201,9 +215,7 @@ def _bench(options: argparse.Namespace) -> int:
 
     read = [*options.models, options.data]
     if options.plot:
-        check_output(options.plot, read)
-        if Path(options.plot).suffix.lower() not in _PLOTS:
-            raise ArgumentError(f"{options.plot}: a plot's name ends with {', '.join(_PLOTS)}.")
+        _check_plot(options.plot, read)
     if options.output:
         check_output(options.output, read, [options.plot])
     data = _features(options.models[0], options.data, options.target)
@@ -220,6 +232,14 @@ def _bench(options: argparse.Namespace) -> int:
         write(options.output, output.as_json(report).encode() + b"\n")
     _say(options, report.text(), report)
     return 0
+
+
+def _check_plot(path: str, read: Sequence[Any], written: Sequence[Any] = ()) -> None:
+    from onnxtune.model import check_output
+
+    check_output(path, read, written)
+    if Path(path).suffix.lower() not in _PLOTS:
+        raise ArgumentError(f"{path}: a plot's name ends with {', '.join(_PLOTS)}.")
 
 
 def _features(model: Any, data: str | None, target: str | None) -> Any:

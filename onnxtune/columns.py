@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxtune.errors import DataError
 from onnxtune.runtime import ValueType
-from onnxtune.tables import listing
+from onnxtune.tables import Array, listing
 
 
 def check_inputs(inputs: Sequence[ValueType]) -> None:
@@ -34,6 +34,27 @@ def check_inputs(inputs: Sequence[ValueType]) -> None:
             raise DataError(
                 f"input '{value.name}' is a scalar, without a dimension for the rows; make it an "
                 "initializer of the model."
+            )
+
+
+def check_batch(inputs: Sequence[ValueType], feed: Mapping[str, Array], model: str) -> None:
+    """Refuse rows of another number than a model's inputs fix.
+
+    Args:
+        inputs: the types of the model's inputs.
+        feed: input name -> array; without one an input must fix nothing.
+        model: what to call it in messages.
+
+    Raises:
+        DataError: with what to do instead.
+    """
+    for value in inputs:
+        size = value.shape[0] if value.shape else None
+        if size is not None and size > 0 and len(feed.get(value.name, ())) != size:
+            raise DataError(
+                f"{model}: input '{value.name}' takes batches of exactly {size:,} "
+                f"row{'s' * (size != 1)} (its first dimension is fixed); export the model with a "
+                "dynamic batch, a first dimension without a size, to use it with other rows."
             )
 
 
@@ -181,13 +202,65 @@ def split_names(names: Sequence[str], target: Any, origin: str) -> tuple[list[in
     return [index for index in everything if index != places[0]], places[0]
 
 
+def split_groups(
+    names: Sequence[str],
+    kept: list[int],
+    inputs: Sequence[ValueType],
+    groups: str | None,
+    origin: str,
+    by_order: bool,
+) -> tuple[list[int], int | None]:
+    """The positions of the columns that feed inputs, and that of the one that holds groups.
+
+    It feeds an input as well where one has its name.
+
+    Args:
+        names: of all columns.
+        kept: positions of those that are no target.
+        inputs: of the model.
+        groups: name of the column; None for none.
+        origin: what to call the data in messages.
+        by_order: a single input takes columns by their order; it also takes the groups where it
+            has one column too few without them.
+
+    Raises:
+        DataError: no column of this name, or several.
+    """
+    if groups is None:
+        return kept, None
+    places = [index for index in kept if names[index] == groups]
+    if len(places) != 1:
+        problem = f"is there {len(places)} times" if places else "is not there"
+        if groups in names and not places:
+            problem = "is the target"
+        raise DataError(
+            f"{origin}: column '{groups}', to hold out groups of rows by, {problem}; there are "
+            f"{listing([names[index] for index in kept])}."
+        )
+    found = _match([names[i] for i in kept], [value.name for value in inputs], origin, "column")
+    fed = kept.index(places[0]) in found.values()
+    if by_order and len(inputs) == 1:
+        fed = fed or width_of(inputs[0]) == len(kept)
+    return (kept if fed else [index for index in kept if index != places[0]]), places[0]
+
+
 def text_columns(
-    names: Sequence[str], inputs: Sequence[ValueType], target: Any, origin: str
+    names: Sequence[str],
+    inputs: Sequence[ValueType],
+    target: Any,
+    origin: str,
+    groups: str | None = None,
 ) -> tuple[set[str], str | None]:
-    """The columns of a .csv file that feed inputs of strings, and its target column."""
+    """The columns of a .csv file that stay text, and its target column.
+
+    They feed inputs of strings, or tell groups, where "01" and "1" may be two.
+    """
     kept, place = split_names(names, target, origin)
+    kept, beside = split_groups(names, kept, inputs, groups, origin, by_order=True)
     features = [names[index] for index in kept]
     assigned = assign(features, inputs, origin, target is not None)
     pairs = zip(inputs, assigned, strict=True)
     text = {features[i] for value, columns in pairs if value.is_string for i in columns}
+    if beside is not None and beside not in kept:
+        text.add(names[beside])
     return text, None if place is None else names[place]

@@ -26,8 +26,10 @@ from onnxtune.preparation import (
     prepare,
     set_opset,
 )
+from onnxtune.saved_form import mark
 from rewrites.core.attributes import LongList, long_list
 from rewrites.core.graph_pass import Plan, rewrite_graph
+from rewrites.core.registry import find
 from rewrites.core.rewrite import (
     PROVIDERS,
     TREE_FORMS,
@@ -67,7 +69,8 @@ def convert(
         data: rows to measure the spreads on; without, the spread of a feature's thresholds
             stands for it.
         trees: how hard trees are evaluated: "traversal", "level-wise", "gemm", or "auto" for what
-            `inspect` forecasts to be the fastest.
+            `inspect` forecasts to be the fastest. In the soft form that is only for trees that
+            nothing tunes, such as those before an operator without a gradient.
         batch_size: rows a call, for that forecast.
         provider: "cpu" or "cuda", likewise.
 
@@ -77,7 +80,8 @@ def convert(
 
     Raises:
         ModelError: the model is unreadable or invalid.
-        ArgumentError: no such form, or a temperature that is not positive.
+        ArgumentError: no such form; a temperature that is not positive; `trees` for a soft form
+            without hard trees.
         UnsupportedError: in the soft form, nothing in the model has a gradient; the trees take more
             memory in the form that was asked for than is at hand.
     """
@@ -88,7 +92,19 @@ def convert(
     prepared = prepare(load(model, data))
     spreads = {} if data is None else node_spreads(prepared, data)
     routing = soft_routing(prepared) if form == "soft" else {}
+    if form == "soft" and trees != "auto" and not _hard_trees(prepared, routing):
+        raise ArgumentError(
+            f"{prepared.source.origin}: trees='{trees}' is a form of hard trees, and the soft form "
+            "of this model has none; leave it out, or choose the form 'hard'."
+        )
     return rewritten(prepared, Plan(routing, width, spreads, serving=serving))
+
+
+def _hard_trees(prepared: Prepared, routing: Mapping[str, Routing]) -> bool:
+    """Whether there are trees beside those that are routed softly."""
+    others = (node for node in prepared.proto.graph.node if node.name not in routing)
+    found = (find(node.domain, node.op_type) for node in others)
+    return any(rewrite is not None and rewrite.ensemble is not None for rewrite in found)
 
 
 def serving_for(trees: str, batch_size: int, provider: str) -> Serving:
@@ -144,6 +160,7 @@ def rewritten(prepared: Prepared, plan: Plan) -> onnx.ModelProto:
         return copy
     proto, _ = rewrite_model(prepared.proto, plan)
     _tidy(proto)
+    mark(proto, "soft" if "soft" in plan.routing.values() else "hard")
     return proto
 
 

@@ -21,6 +21,7 @@ from onnxtune.columns import (
     check_width,
     match_all,
     sizes_after_rows,
+    split_groups,
     split_names,
     text_columns,
     width_of,
@@ -36,13 +37,15 @@ class Table:
 
     `feed` maps each input name to an array of the dtype that onnxruntime wants (`object` of `str`
     for strings), whose first dimension is `rows`. `target` is a 1-D or 2-D array of numbers or
-    strings as they came; `encode_labels` or `check_numbers` makes it ready for a loss. An array
-    that needed no change shares the caller's memory.
+    strings as they came; `encode_labels` or `check_numbers` makes it ready for a loss. `groups` is
+    the 1-D array of the column that tells which rows belong together, as it came. An array that
+    needed no change shares the caller's memory.
     """
 
     feed: dict[str, Array]
     target: Array | None
     rows: int
+    groups: Array | None = None
 
 
 def load(
@@ -50,6 +53,7 @@ def load(
     inputs: Sequence[ValueType],
     target: Any = None,
     *,
+    groups: str | None = None,
     origin: str = "the data",
     allow_empty: bool = False,
 ) -> Table:
@@ -62,6 +66,8 @@ def load(
         inputs: the types of the model's inputs.
         target: the name of the column (or of the mapping's array) that holds the target and is
             taken out of the data; or an array of as many rows; or None.
+        groups: the name of a column (or of the mapping's array) that tells which rows belong
+            together; it is taken out of the data where it is no input of the model.
         origin: what to call the data in messages; a path is called by its name.
         allow_empty: take data without rows.
 
@@ -75,20 +81,26 @@ def load(
     if isinstance(data, str | os.PathLike):
         path, origin = Path(data), str(data)
         archive = path.suffix.lower() == ".npz"
-        data = tables.read(path, lambda names: text_columns(names, inputs, target, origin))
+        data = tables.read(path, lambda n: text_columns(n, inputs, target, origin, groups))
     column: Any = target
+    beside: Any = None
     frame = tables.to_frame(data)
     if frame is not None:
         _check_rows(len(frame), origin, allow_empty)
-        feed, column = _from_frame(frame, inputs, target, origin)
+        feed, column, beside = _from_frame(frame, inputs, target, groups, origin)
         rows = len(frame)
     elif isinstance(data, Mapping):
-        feed, column = _from_mapping(data, inputs, target, origin, archive)
+        feed, column, beside = _from_mapping(data, inputs, target, groups, origin, archive)
         rows = _common_rows(feed, origin)
         _check_rows(rows, origin, allow_empty)
     elif isinstance(target, str):
         raise DataError(
             f"{origin}: an array has no column named '{target}'; give the target as an array."
+        )
+    elif groups is not None:
+        raise DataError(
+            f"{origin}: an array has no column named '{groups}'; give the group of each row as an "
+            "array."
         )
     else:
         array = tables.to_array(data, origin)
@@ -104,6 +116,7 @@ def load(
         {name: _owned(array) for name, array in feed.items()},
         None if column is None else _target_array(column, rows, origin),
         rows,
+        None if beside is None else _group_array(beside, rows, origin, str(groups)),
     )
 
 
@@ -191,17 +204,20 @@ def _rows(bad: Array) -> str:
 
 
 def _from_frame(
-    frame: Any, inputs: Sequence[ValueType], target: Any, origin: str
-) -> tuple[dict[str, Array], Any]:
+    frame: Any, inputs: Sequence[ValueType], target: Any, groups: str | None, origin: str
+) -> tuple[dict[str, Array], Any, Any]:
+    """The feed, the target and the groups."""
     names = [str(name) for name in frame.columns]
     kept, place = split_names(names, target, origin)
+    kept, at = split_groups(names, kept, inputs, groups, origin, by_order=True)
     features = [names[index] for index in kept]
     feed = {}
     assigned = assign(features, inputs, origin, target is not None)
     for value, columns in zip(inputs, assigned, strict=True):
         block = _block(frame, [kept[index] for index in columns], value.dtype, origin)
         feed[value.name] = block[:, 0] if sizes_after_rows(value) == () else block
-    return feed, target if place is None else tables.series_array(frame.iloc[:, place])
+    column = target if place is None else tables.series_array(frame.iloc[:, place])
+    return feed, column, None if at is None else tables.series_array(frame.iloc[:, at])
 
 
 def _block(frame: Any, columns: Sequence[int], dtype: np.dtype[Any], origin: str) -> Array:
@@ -226,11 +242,18 @@ def _called(name: str) -> Place:
 
 
 def _from_mapping(
-    data: Mapping[Any, Any], inputs: Sequence[ValueType], target: Any, origin: str, archive: bool
-) -> tuple[dict[str, Array], Any]:
+    data: Mapping[Any, Any],
+    inputs: Sequence[ValueType],
+    target: Any,
+    groups: str | None,
+    origin: str,
+    archive: bool,
+) -> tuple[dict[str, Array], Any, Any]:
+    """The feed, the target and the groups."""
     names = [str(name) for name in data]
     values = list(data.values())
     kept, place = split_names(names, target, origin)
+    kept, at = split_groups(names, kept, inputs, groups, origin, by_order=False)
     features = [names[index] for index in kept]
     if archive and len(inputs) == 1 and len(features) == 1:
         positions = [0]
@@ -242,7 +265,7 @@ def _from_mapping(
         if array.ndim == 0:
             raise DataError(f"{origin}: array '{value.name}' is one value; give one for each row.")
         feed[value.name] = _fit(array, value, origin)
-    return feed, target if place is None else values[place]
+    return feed, target if place is None else values[place], None if at is None else values[at]
 
 
 def _from_array(
@@ -302,6 +325,18 @@ def _target_array(target: Any, rows: int, origin: str) -> Array:
     if len(array) != rows:
         raise DataError(f"the target has {len(array)} rows, but {origin} has {rows}.")
     return _owned(array)
+
+
+def _group_array(values: Any, rows: int, origin: str, name: str) -> Array:
+    array = tables.to_array(values, f"{origin}: column '{name}'")
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.shape != (rows,):
+        raise DataError(
+            f"{origin}: column '{name}' has shape {list(array.shape)}; give one group a row "
+            f"({rows})."
+        )
+    return array
 
 
 def _check_rows(rows: int, origin: str, allow_empty: bool) -> None:

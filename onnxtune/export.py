@@ -21,6 +21,7 @@ from onnxtune.preparation import (
     OPSET,
     Prepared,
     constant_tensor,
+    correct_outputs,
     opset_of,
     prepare,
     set_opset,
@@ -234,6 +235,7 @@ def _replace(
 ) -> onnx.ModelProto:
     """Put standard nodes in the place of those that cannot carry their numbers."""
     names = node_names(proto.graph)
+    correct_outputs(proto, prepared.types)
     if opset_of(proto) is None:
         set_opset(proto, "", OPSET)
     model, wrapped = to_ir(proto)

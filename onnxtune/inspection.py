@@ -15,6 +15,7 @@ from onnxtune.learned import ir_node, is_learned, node_tensors, tensor_value
 from onnxtune.model import ModelLike, load
 from onnxtune.partition import Partition, Role, partition
 from onnxtune.preparation import Prepared, prepare
+from onnxtune.saved_form import check_native
 from rewrites.core.graph_pass import STANDARD_DOMAINS
 from rewrites.core.registry import find
 from rewrites.core.rewrite import Provider, Serving, TreeForm
@@ -149,6 +150,7 @@ def inspect(
     cut: Partition | None = None
     note = None
     try:
+        check_native(prepared.source)
         cut = partition(prepared)
     except UnsupportedError as error:
         note = str(error)

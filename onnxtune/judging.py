@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -13,11 +13,12 @@ from onnxtune.agreement import as_values
 from onnxtune.data import Table
 from onnxtune.errors import OnnxTuneError
 from onnxtune.export import as_held
+from onnxtune.losses import Output, choose_loss
 from onnxtune.metrics import paired
 from onnxtune.partition import partition
 from onnxtune.preparation import Prepared
 from onnxtune.result import Candidate, Form, Verdict
-from onnxtune.rows import core_rows, hard_output, some_rows
+from onnxtune.rows import Rows, core_rows, hard_output, some_rows
 from onnxtune.runtime import run
 from onnxtune.torch_module import OnnxModule
 from onnxtune.training_loop import Settings, evaluate
@@ -25,12 +26,27 @@ from rewrites.core.rewrite import Array, Routing
 
 
 @dataclass(frozen=True)
+class Held:
+    """Rows that are held out of training.
+
+    `entering` is what enters the core of them; the prefix took `seconds` for it.
+    """
+
+    table: Table
+    target: Array
+    entering: Sequence[Array]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Court:
     """What candidates are judged on.
 
     Attributes:
-        table, target: the validation rows; `entering` is what enters the core of them.
+        valid: the validation rows.
+        test: rows that are only reported on.
         settings: the loss and the output.
+        scored: what the original's output is.
         original: [N], the original's loss on each row.
         spreads, temperature: of soft gates.
         device: where to compute.
@@ -38,10 +54,10 @@ class Court:
         allowed_loss: the relative loss that a smaller model may bring.
     """
 
-    table: Table
-    target: Array
-    entering: Sequence[Array]
+    valid: Held
+    test: Held | None
     settings: Settings
+    scored: Output
     original: Array
     spreads: Mapping[str, Array]
     temperature: float
@@ -55,6 +71,17 @@ class Court:
         module = OnnxModule(prepared, cut, self.spreads, routing, self.temperature)
         return module.to(self.device)
 
+    def settings_for(self, module: OnnxModule) -> Settings:
+        """The settings with the loss as this module's output wants it.
+
+        A forest that moved to logits has a link in front of its output, which the original's
+        has not.
+        """
+        source = module.links[self.settings.output]
+        if source.link == self.scored.source.link or self.settings.loss.name != "log":
+            return self.settings
+        return replace(self.settings, loss=choose_loss("log", replace(self.scored, source=source)))
+
     def judge(
         self, name: str, form: Form, size: float, prepared: Prepared, tensors: Mapping[str, Array]
     ) -> Candidate:
@@ -62,15 +89,82 @@ class Court:
         held = as_held(prepared, tensors)
         module = self.module(prepared, form)
         module.load_tensors(held)
-        names = list(module.learned)
-        rows = core_rows(module, self.table, self.target, [form], names, self.entering)
-        tuned = evaluate(module, {}, rows, self.settings, form)
+        tuned = self.losses(module, form)
+        verdict = self.verdict(tuned)
+        test = None
+        if self.test is not None:
+            test = float(self.losses(module, form, self.test).mean())
+        return Candidate(name, form, size, prepared, held, verdict, tuned, test, self.temperature)
+
+    def verdict(self, tuned: Array) -> Verdict:
+        """On the losses of a tuned model on the validation rows, [N]."""
         gain, error, z = paired(tuned, self.original)
-        before = float(self.original.mean())
-        verdict = Verdict(
-            before, float(tuned.mean()), gain, error, z, self.needed_z, self.allowed_loss
-        )
-        return Candidate(name, form, size, prepared, held, verdict)
+        before, after = float(self.original.mean()), float(tuned.mean())
+        return Verdict(before, after, gain, error, z, self.needed_z, self.allowed_loss)
+
+    def rows(
+        self,
+        module: OnnxModule,
+        routings: Iterable[Routing],
+        trained: Sequence[str] | None = None,
+        held: Held | None = None,
+    ) -> Rows:
+        """The validation rows, or others held out, run on to where training of some begins."""
+        held = held or self.valid
+        moved = list(module.learned) if trained is None else trained
+        return core_rows(module, held.table, held.target, routings, moved, held.entering)
+
+    def losses(self, module: OnnxModule, form: Form, held: Held | None = None) -> Array:
+        """[N]: the module's loss on each validation row, or on others held out."""
+        rows = self.rows(module, [form], held=held)
+        return evaluate(module, {}, rows, self.settings_for(module), form)
+
+
+def convene(
+    original: OnnxModule,
+    valid: Held,
+    test: Held | None,
+    settings: Settings,
+    scored: Output,
+    needed_z: float,
+    allowed_loss: float,
+) -> Court:
+    """A court that compares with the original."""
+    device = next(original.parameters()).device
+    court = Court(
+        valid,
+        test,
+        settings,
+        scored,
+        np.empty(0),
+        original.spreads,
+        original.temperature,
+        device,
+        needed_z,
+        allowed_loss,
+    )
+    return replace(court, original=court.losses(original, "hard"))
+
+
+def pooled(
+    courts: Sequence[Court], found: Sequence[list[Candidate]]
+) -> tuple[Court, list[Candidate]]:
+    """Courts of several folds as one: losses on the rows of all, and the first fold's models.
+
+    Candidates are those that every fold brought.
+    """
+    court = courts[0]
+    if len(courts) == 1:
+        return court, found[0]
+    whole = replace(court, original=np.concatenate([each.original for each in courts]))
+    others = [{c.name: c for c in fold} for fold in found[1:]]
+    together = []
+    for first in found[0]:
+        same = [fold[first.name] for fold in others if first.name in fold]
+        if len(same) == len(others):
+            losses = np.concatenate([c.losses for c in (first, *same)])
+            together.append(replace(first, losses=losses, verdict=whole.verdict(losses)))
+    return whole, together
 
 
 def best(found: list[Candidate], form: Form, accepted: bool = True) -> Candidate | None:

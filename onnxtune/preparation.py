@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -95,6 +96,7 @@ def prepare(source: Model) -> Prepared:
             node.domain = ""
     _name_nodes(proto)
     types = _types(proto, source.origin)
+    correct_outputs(proto, types)
     _lift_constants(proto)
     _annotate(proto, types)
     proto = _to_opset(proto, types)
@@ -106,12 +108,66 @@ def _types(proto: onnx.ModelProto, origin: str) -> dict[str, ValueType]:
     """The type of every value; of a user's own operators, which onnxruntime cannot load, only
     those that the graph declares."""
     try:
-        return value_types(with_small_trees(proto))
+        return _computed(_with_column_counts(with_small_trees(proto)))
     except ModelError as error:
         own = [n for n in proto.graph.node if n.domain not in (*STANDARD_DOMAINS, "ai.onnx.ml")]
         if any(find(node.domain, node.op_type) is not None for node in own):
             return declared_types(proto)
         raise ModelError(f"{origin}: {error}") from error
+
+
+def _with_column_counts(probe: onnx.ModelProto) -> onnx.ModelProto:
+    """With a version of ai.onnx.ml that lets onnxruntime tell how many columns a regressor of
+    several targets makes; all else means the same there, but LabelEncoder since version 2."""
+    several = any(
+        node.op_type == "TreeEnsembleRegressor"
+        and any(held.name == "n_targets" and held.i > 1 for held in node.attribute)
+        for node in probe.graph.node
+    )
+    oldest = 2 if any(node.op_type == "LabelEncoder" for node in probe.graph.node) else 1
+    if several and oldest <= (opset_of(probe, "ai.onnx.ml") or 3) < 3:
+        set_opset(probe, "ai.onnx.ml", 3)
+    return probe
+
+
+def _computed(probe: onnx.ModelProto) -> dict[str, ValueType]:
+    """The type of every value, where declared shapes are wrong too; `probe` loses these."""
+    types = value_types(probe)
+    wrong = []
+    for output in probe.graph.output:
+        declared = _declared_sizes(output)
+        # Of what it computes otherwise onnxruntime reports neither size.
+        shape = types[output.name].shape or ()
+        pairs = zip(declared, shape, strict=False)
+        lost = len(shape) != len(declared) or any(d > 0 and size is None for d, size in pairs)
+        if declared and lost:
+            output.type.tensor_type.ClearField("shape")
+            wrong.append(output.name)
+    if not wrong:
+        return types
+    computed = value_types(probe)
+    return types | {name: computed[name] for name in wrong}
+
+
+def _declared_sizes(output: onnx.ValueInfoProto) -> list[int]:
+    """0, or for some exporters -1, stands for one that varies."""
+    return [size.dim_value for size in output.type.tensor_type.shape.dim]
+
+
+def correct_outputs(proto: onnx.ModelProto, types: Mapping[str, ValueType]) -> None:
+    """Declare for graph outputs the shapes that are computed, where the declared ones are others.
+
+    skl2onnx declares one column for any number of targets.
+    """
+    for output in proto.graph.output:
+        shape = types[output.name].shape if output.name in types else None
+        declared = _declared_sizes(output)
+        if shape is None or not declared:
+            continue
+        pairs = zip(declared, shape, strict=False)
+        if len(shape) != len(declared) or any(d > 0 and d != size for d, size in pairs):
+            right = value_info(types[output.name])
+            output.type.tensor_type.shape.CopyFrom(right.type.tensor_type.shape)
 
 
 def _obstacle(proto: onnx.ModelProto, origin: str) -> str | None:

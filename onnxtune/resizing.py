@@ -47,6 +47,18 @@ def tree_nodes(prepared: Prepared, names: Sequence[str]) -> dict[str, Array]:
     return found
 
 
+def single_trees(count: int) -> str:
+    """For a message: why none of so many trees can be left out, each in a node of its own."""
+    if count == 1:
+        return "its only tree cannot be left out."
+    return f"its trees sit in {count} nodes of one tree each, none of which can be left out."
+
+
+def holders(names: list[str]) -> list[str]:
+    """The nodes that hold these tensors."""
+    return list(dict.fromkeys(name.rsplit("/", 1)[0] for name in names))
+
+
 def tree_shapes(prepared: Prepared, names: Sequence[str]) -> list[EnsembleShape]:
     """The shapes of those of the nodes that hold trees."""
     found = []

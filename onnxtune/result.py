@@ -9,16 +9,16 @@ from typing import Any, Literal
 
 import onnx
 
-from onnxtune import output
+from onnxtune import tune_plot, tune_report
 from onnxtune.export import SavedForm, with_metadata, written
+from onnxtune.figures import write_figure
 from onnxtune.model import check_output, write
 from onnxtune.preparation import Prepared
+from onnxtune.target_transforms import with_inverse
 from onnxtune.training_loop import Epoch
 from rewrites.core.rewrite import Array
 
 _log = logging.getLogger(__name__)
-
-_FORM_NAMES = {"hard": "native, hard", "soft": "soft"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,9 @@ class Candidate:
         prepared: the model that holds the tensors.
         tensors: by ONNX name, as the file holds them.
         verdict: against the original.
+        losses: [N], on each validation row.
+        test: its mean loss on test rows, where there are some.
+        temperature: of its soft gates.
     """
 
     name: str
@@ -70,6 +73,9 @@ class Candidate:
     prepared: Prepared
     tensors: dict[str, Array]
     verdict: Verdict
+    losses: Array
+    test: float | None
+    temperature: float
 
     def to_dict(self) -> dict[str, Any]:
         """Its figures."""
@@ -79,6 +85,7 @@ class Candidate:
             "size": self.size,
             **vars(self.verdict),
             "accepted": self.verdict.accepted,
+            **({} if self.test is None else {"test": self.test}),
         }
 
 
@@ -94,18 +101,20 @@ class TuneResult:
         history: a record per epoch.
         report: figures for people and programs.
         module: the torch module, its tensors those of the native form.
+        transform: what the target went through; the written graphs end in its inverse.
     """
 
     prepared: Prepared
     hard: Candidate | None
     soft: Candidate | None
-    verdicts: dict[str, Verdict]
+    verdicts: dict[Form, Verdict]
     history: tuple[Epoch, ...]
     report: dict[str, Any]
     temperature: float
     spreads: dict[str, Array] = field(repr=False)
     module: Any = field(repr=False)
     metadata: dict[str, str] = field(repr=False)
+    transform: str | None = None
 
     @property
     def tensors(self) -> dict[str, Array]:
@@ -120,7 +129,7 @@ class TuneResult:
     @property
     def accepted(self) -> bool:
         """Whether any form is better than the original beyond its standard error."""
-        return any(verdict.accepted for verdict in self.verdicts.values())
+        return self.hard is not None or self.soft is not None
 
     def model(self, form: SavedForm = "native") -> onnx.ModelProto:
         """The tuned model; the original in that form where tuning did not help.
@@ -139,6 +148,8 @@ class TuneResult:
             with_metadata(proto, self.prepared.source, self.metadata)
         elif form != "native":
             with_metadata(proto, self.prepared.source, {})
+        if self.transform is not None:
+            proto = with_inverse(proto, self.report["output"], self.transform)
         return proto
 
     def warning(self, form: SavedForm) -> str | None:
@@ -167,47 +178,26 @@ class TuneResult:
         warning = self.warning(form)
         if warning:
             _log.warning("%s: %s", target, warning)
-        if form == "native" and self.hard is None:
+        if form == "native" and self.hard is None and self.transform is None:
             write(target, self.prepared.source.content)
         else:
             write(target, self.model(form).SerializeToString())
 
     def text(self) -> str:
-        """Losses on the validation rows before and after, and whether the model was taken."""
-        report = self.report
-        rows = [
-            [
-                _FORM_NAMES[form],
-                verdict.before,
-                verdict.after,
-                f"{100 * verdict.gain / verdict.before:+.1f}%" if verdict.before > 0 else "-",
-                output.number(verdict.z),
-                "tuned" if verdict.accepted else "the original, unchanged",
-            ]
-            for form, verdict in self.verdicts.items()
-        ]
-        headers = ["form", f"{report['loss']} loss", "tuned", "gain", "z", "holds"]
-        lines = [
-            output.table(headers, rows),
-            "",
-            f"{report['rows']:,} rows, {report['validation_rows']:,} for validation; "
-            f"{report['epochs']} epochs in {output.duration(report['seconds'])}.",
-        ]
-        if not self.accepted and report["max_size"] < 1:
-            allowed = next(iter(self.verdicts.values())).allowed_loss
-            lines.append(
-                f"No model of {report['max_size']:g} times the trees stays within "
-                f"{100 * allowed:g}% of the original's loss: the original is kept."
-            )
-        elif not self.accepted:
-            lines.append("Tuning did not help beyond its standard error: the original is kept.")
-        chosen = [
-            f"for {_FORM_NAMES[form].replace(', ', ' and ')}: {taken.name}"
-            + ("" if taken.size == 1 else f" ({taken.size:.3g} times the trees)")
-            for form, taken in (("hard", self.hard), ("soft", self.soft))
-            if taken is not None and form in self.verdicts
-        ]
-        if chosen:
-            lines.append(f"Taken {'; '.join(chosen)}.")
-        lines += [f"'{node}' was replaced: {why}." for node, why in report["replaced"].items()]
-        return "\n".join(lines)
+        """Every candidate beside the original, and which was taken and why."""
+        return tune_report.text(self.report)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw the epochs, the candidates and, of a classifier, the reliability curves.
+
+        The name's ending chooses the format: .png, .svg or .pdf.
+
+        Raises:
+            ArgumentError: the format is unknown, or the file cannot be written.
+        """
+        target = check_output(path, [self.prepared.source.path])
+        write_figure(
+            target,
+            tune_plot.figure_size(self.report),
+            lambda figure: tune_plot.draw(figure, self.report, self.history),
+        )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +11,7 @@ from torch import Tensor
 
 from onnxtune.caching import Settled
 from onnxtune.data import Table, take
-from onnxtune.data import load as load_data
-from onnxtune.errors import ArgumentError, DataError, UnsupportedError
-from onnxtune.preparation import Prepared
-from onnxtune.runtime import input_types
+from onnxtune.errors import UnsupportedError
 from onnxtune.torch_module import OnnxModule
 from rewrites.core.rewrite import Array, Routing
 
@@ -40,30 +35,6 @@ class Rows:
         taken = {routing: settled.take(rows) for routing, settled in self.settled.items()}
         teacher = None if self.teacher is None else self.teacher[rows]
         return Rows(taken, self.target[rows], teacher)
-
-
-def given_tables(prepared: Prepared, X: Any, y: Any, valid: Any) -> tuple[Table, Table | None]:
-    """The rows to train on, and those to validate on where they were given.
-
-    Raises:
-        ArgumentError: `valid` is neither a share nor a pair.
-        DataError: the data do not fit the model, or are too few.
-    """
-    inputs = input_types(prepared.source.proto)
-    given = load_data(X, inputs, y)
-    if isinstance(valid, tuple | list):
-        if len(valid) != 2:
-            raise ArgumentError("valid must be a share of the rows, or (X, y).")
-        return given, load_data(valid[0], inputs, valid[1], origin="the validation data")
-    if not isinstance(valid, Real) or not 0 < float(valid) < 1:
-        shown = valid if isinstance(valid, Real | str) else type(valid).__name__
-        raise ArgumentError(
-            "valid must be a share between 0 and 1, or (X, y) such as (path, column), "
-            f"not {shown!r}."
-        )
-    if given.rows < 10:
-        raise DataError(f"{given.rows} rows are too few to train and validate on; give 10 or more.")
-    return given, None
 
 
 def core_rows(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxtune.errors import DataError, MissingDependencyError
+from onnxtune.separators import separator_hint
 
 Array = np.ndarray[Any, Any]
 TextColumns = Callable[[Sequence[str]], tuple[Collection[str], str | None]]
@@ -80,7 +81,8 @@ def _read_csv(path: Path, text_columns: TextColumns) -> Any:
                 raise DataError(
                     f"{path}: its column '{again[0]}' is there 2 times; rename one of them."
                 )
-            text, target = text_columns(names)
+            with separator_hint(names):
+                text, target = text_columns(names)
             # "NA" and "None" are categories in a column of strings, and may be class labels; only
             # in a column of numbers do they mean that nothing is there.
             missing = {name: list(_MISSING) for name in names if name not in text}

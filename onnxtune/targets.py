@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,11 @@ from onnxtune.errors import DataError
 from onnxtune.losses import Loss
 from onnxtune.preparation import Prepared
 from rewrites.core.rewrite import Array
+
+_log = logging.getLogger(__name__)
+
+# Fewer rows tell a standard error only roughly.
+_ENOUGH = 30
 
 
 def labels_of(prepared: Prepared, output: str) -> Labels | None:
@@ -48,16 +54,24 @@ def target_for(table: Table, loss: Loss, labels: Sequence[int | str] | None, col
     return shaped
 
 
-def split_rows(
-    target: Array, classes: bool, share: float, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """Row numbers to train on and to validate on; every class is split alike."""
-    order = rng.permutation(len(target))
-    if not classes:
-        count = round(share * len(target))
-        return np.sort(order[count:]), np.sort(order[:count])
-    ranked = order[np.argsort(np.ravel(target)[order], kind="stable")]
-    place = np.arange(len(ranked))
-    # Along the rows sorted by class, every 1/share-th one is held out.
-    held = np.floor((place + 1) * share) > np.floor(place * share)
-    return np.sort(ranked[~held]), np.sort(ranked[held])
+def warn_of_doubt(target: Array, loss: Loss, labels: Sequence[int | str] | None) -> None:
+    """Log what makes a verdict on these validation rows unreliable.
+
+    Args:
+        target: as the loss takes it.
+        loss: the loss.
+        labels: of the classes, where they are known.
+    """
+    doubts = []
+    if len(target) < _ENOUGH:
+        doubts.append(f"there are only {len(target)} of them")
+    if loss.target != "numbers" and len(target) and (target == target[0]).all():
+        label = float(np.ravel(target)[0])
+        name = f"{label:g}" if labels is None else repr(labels[int(label)])
+        doubts.append(f"all are of class {name}")
+    if doubts:
+        _log.warning(
+            "The verdict on the validation rows is unreliable, as %s; give more rows, or a larger "
+            "`valid`.",
+            " and ".join(doubts),
+        )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from onnxtune.caching import Border, Settled
 from onnxtune.calibration import node_spreads
+from onnxtune.columns import check_batch
 from onnxtune.conversion import check_temperature, rewrite_model
 from onnxtune.data import load as load_data
 from onnxtune.errors import ArgumentError
@@ -23,6 +24,7 @@ from onnxtune.model import ModelLike, load
 from onnxtune.partition import Partition, partition
 from onnxtune.preparation import Prepared, prepare
 from onnxtune.runtime import input_types, run, session
+from onnxtune.saved_form import check_native
 from onnxtune.torch_graph import CoreGraph, to_fx
 from rewrites.core.graph_pass import Plan
 from rewrites.core.linear import weight_unit
@@ -57,7 +59,7 @@ def to_torch(
         UnsupportedError: nothing can be tuned; the message names the node in the way.
     """
     width = check_temperature(temperature)  # type: ignore[arg-type]
-    prepared = prepare(load(model, data))
+    prepared = prepare(check_native(load(model, data)))
     outputs = [output] if isinstance(output, str) else output
     cut = partition(prepared, outputs)
     spreads = {} if data is None else node_spreads(prepared, data)
@@ -260,7 +262,10 @@ class OnnxModule(nn.Module):
             DataError: the data do not fit the model.
         """
         inputs = input_types(self.prepared.source.proto)
-        return self.run_prefix(load_data(data, inputs, allow_empty=True).feed)
+        feed = load_data(data, inputs, allow_empty=True).feed
+        if self.cut.prefix is not None:
+            check_batch(inputs, feed, self.prepared.source.origin)
+        return self.run_prefix(feed)
 
     def run_prefix(self, feed: Mapping[str, Array]) -> list[Array]:
         """Like `core_inputs`, of a feed as `onnxtune.data.load` makes it."""

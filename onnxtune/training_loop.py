@@ -164,6 +164,22 @@ def _cosine(epochs: int) -> Any:
     return lambda epoch: 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * epoch / max(epochs, 1)))
 
 
+def loss_input(
+    module: OnnxModule,
+    parameters: Mapping[str, Parameter],
+    rows: Rows,
+    settings: Settings,
+    routing: Routing,
+) -> Tensor:
+    """[N, K]: what the loss takes, the output or the value in front of its link."""
+    module.routing = routing
+    tensors: dict[str, Tensor] = {**module.tensors()}
+    tensors |= {name: parameter.value() for name, parameter in parameters.items()}
+    values = module.evaluate_settled(rows.settled[routing], tensors)
+    name = module.links[settings.output].value if settings.loss.of_source else None
+    return values[name or module.cut.outputs[settings.output]].reshape(len(rows), -1)
+
+
 def row_losses(
     module: OnnxModule,
     parameters: Mapping[str, Parameter],
@@ -172,14 +188,8 @@ def row_losses(
     routing: Routing,
 ) -> Tensor:
     """The loss of each row, [N], with gradient."""
-    module.routing = routing
-    tensors: dict[str, Tensor] = {**module.tensors()}
-    tensors |= {name: parameter.value() for name, parameter in parameters.items()}
-    values = module.evaluate_settled(rows.settled[routing], tensors)
+    columns = loss_input(module, parameters, rows, settings, routing)
     loss = settings.loss
-    name = module.links[settings.output].value if loss.of_source else None
-    value = values[name or module.cut.outputs[settings.output]]
-    columns = value.reshape(len(rows), -1)
     if loss.target != "classes" and rows.target.shape != columns.shape:
         raise OnnxTuneError(
             f"the target has shape {tuple(rows.target.shape)}, "

@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxtune import classes, model, runtime
 from onnxtune.agreement import OutputVerdict, Values, as_values, compare
+from onnxtune.columns import check_batch
 from onnxtune.errors import ArgumentError, DataError
 from onnxtune.flow import Array
 from onnxtune.metrics import absolute_error, log_loss, paired, squared_error, zero_one_error
@@ -155,6 +156,7 @@ def verify(
     expected = _outputs(first, runners[0], feed, data is None)
     taken = {name: array for name, array in feed.items() if name in given}
     try:
+        check_batch(runtime.input_types(second.proto), taken, second.origin)
         found = as_values(second.proto, runtime.run(runners[1], taken))
     except DataError as error:
         return Verdict(False, count, (), problems=(f"The candidate fails: {error}",))
@@ -174,7 +176,9 @@ def _feed(
         return sample(first.proto, rows, seed), None
     from onnxtune.data import load
 
-    table = load(data, runtime.input_types(first.proto), target)
+    inputs = runtime.input_types(first.proto)
+    table = load(data, inputs, target)
+    check_batch(inputs, table.feed, first.origin)
     return table.feed, table.target
 
 

@@ -28,6 +28,7 @@ from rewrites.trees.evaluate import Scores, add_base, raw_scores
 from rewrites.trees.hardening import in_standard_operators, still_the_same
 from rewrites.trees.listed import read_listed
 from rewrites.trees.listed_taking import take_listed
+from rewrites.trees.logits import many_classes, one_class
 from rewrites.trees.regressor import as_regressor
 from rewrites.trees.taking import Lists, ensemble_operator
 from rewrites.trees.tensors import declare, is_dense, write_back
@@ -289,13 +290,21 @@ def _take(node: ir.Node, trees: Array) -> Lists:
     return take_listed(node, nodes, "class", trees, signed=count == 2)
 
 
+def _logits(node: ir.Node, factor: float) -> tuple[ir.Attr, ...] | None:
+    reading = _read(node)
+    if _constraint(reading) is None:
+        return None
+    moved = one_class if len(reading.labels) == 2 else many_classes
+    return moved(node, reading.ensemble, factor)
+
+
 REWRITE = Rewrite(
     operator="TreeEnsembleClassifier",
     domain="ai.onnx.ml",
     tensors=tensors,
     soften=soften,
     harden=harden,
-    ensemble=ensemble_operator(lambda node: _read(node).ensemble, _take),
+    ensemble=ensemble_operator(lambda node: _read(node).ensemble, _take, _logits),
     differentiable=((0, 1),),
     cases=(
         Case("shares of one of two classes", _text(_SHARES, _LABELS)),

@@ -117,8 +117,29 @@ def loaded_by(modules: list[str]) -> set[str]:
 
 
 def test_torch_is_loaded_only_to_tune() -> None:
-    names = ("inspection", "conversion", "verification", "benchmark", "sampling", "data", "export")
+    names = ("inspection", "conversion", "verification", "benchmark", "sampling", "data", "export",
+             "folds", "met_values", "target_transforms", "validation")  # fmt: skip
     assert not loaded_by([f"onnxtune.{name}" for name in names]) & HEAVY
+
+
+def test_the_parts_of_tuning() -> None:
+    """What poses the problem and what changes a model know nothing of the run; one way in."""
+
+    def of(*names: str) -> set[str]:
+        return {f"onnxtune.{name}" for name in names}
+
+    run = of("candidates", "outcome", "tuning")
+    before = ("problem", "judging", "folds", "validation", "targets", "losses", "training_loop")
+    models = ("scaling", "centring", "random_start", "smaller", "resizing", "companion")
+    for name in (*before, *models):
+        assert not own(f"onnxtune.{name}") & run, name
+    for name in before:
+        assert not own(f"onnxtune.{name}") & of(*models), name
+    users = {name for name in FILES if "onnxtune.candidates" in own(name)}
+    assert users == of("outcome", "tuning")
+    # A network's graph and its training need nothing of the models beside it.
+    net = own("onnxtune.companion_net") | own("onnxtune.companion_graph")
+    assert not net & (run | of("companion", "judging", "problem", "torch_module"))
 
 
 @pytest.mark.parametrize("name", FILES)

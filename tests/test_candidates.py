@@ -16,7 +16,6 @@ from pipelines import data_of, exported
 
 import onnxtune
 from onnxtune import caching
-from onnxtune.candidates import _first_of_each, as_target
 from onnxtune.cli import main
 from onnxtune.errors import ArgumentError, UnsupportedError
 from onnxtune.judging import best
@@ -24,6 +23,7 @@ from onnxtune.links import Source
 from onnxtune.losses import Output, choose_loss
 from onnxtune.result import FORMS, Candidate, TuneResult, Verdict
 from onnxtune.runtime import run
+from onnxtune.smaller import _first_of_each, as_target
 from onnxtune.training_loop import expected_loss
 from onnxtune.tuning import tune
 
@@ -61,7 +61,9 @@ def assert_forms_agree(result: TuneResult, X: np.ndarray) -> None:
         # After a scaler the last bits differ, and a row on a threshold may turn.
         assert (~close.all(axis=1)).sum() <= 1
     assert result.soft is not None
-    soft = onnxtune.to_torch(exported(BOOSTING), "soft", data=data_of(BOOSTING)[0][0])
+    soft = onnxtune.to_torch(
+        exported(BOOSTING), "soft", data=data_of(BOOSTING)[0][0], temperature=result.temperature
+    )
     soft.load_tensors(result.soft_tensors)
     found = next(iter(soft.predict(X).values())).detach().numpy()
     np.testing.assert_allclose(scores(result.model("soft"), X), found, rtol=1e-3, atol=1e-3)
@@ -70,11 +72,17 @@ def assert_forms_agree(result: TuneResult, X: np.ndarray) -> None:
 def test_copies_are_taken_where_they_validate_better(tmp_path: Any) -> None:
     result = tuned(BOOSTING, routing="soft", max_size=4)
     report, taken = result.report, result.hard
-    assert names(result) == ["soft", "soft, thresholds kept"] + [
-        f"soft, dithered x{copies}" for copies in (1, 2, 4)
+    copies = (1, 2, 4)
+    assert names(result) == [
+        "softened",
+        *(f"softened, dithered x{count}" for count in copies),
+        "soft, thresholds kept",
+        "soft",
+        *(f"soft, dithered x{count}" for count in copies),
     ]
-    assert [c["size"] for c in report["candidates"]] == [1, 1, 1, 2, 4]
-    assert [c["form"] for c in report["candidates"]] == ["soft"] + 4 * ["hard"]
+    assert [c["size"] for c in report["candidates"]] == [1, *copies, 1, 1, *copies]
+    soft = {"softened", "soft"}
+    assert all((c["form"] == "soft") == (c["name"] in soft) for c in report["candidates"])
     assert taken is not None
     assert report["taken"]["hard"] == taken.name and report["size"] == taken.size
     assert 1 < report["size"] <= report["max_size"] == 4
@@ -104,7 +112,10 @@ def test_copies_are_taken_where_they_validate_better(tmp_path: Any) -> None:
 )
 def test_as_many_copies_as_the_size_allows(max_size: float, copies: list[int]) -> None:
     result = tuned(CLASSES, routing="soft", max_size=max_size, epochs=1)
-    assert names(result)[2:] == [f"soft, dithered x{count}" for count in copies]
+    for made in ("softened", "soft"):
+        wanted = [made, *(f"{made}, dithered x{count}" for count in copies)]
+        own = [name for name in names(result) if name.partition(",")[0] == made]
+        assert [name for name in own if "kept" not in name] == wanted
     assert result.report["size"] <= max_size
     linear = tuned("ridge", routing="soft", max_size=max_size, epochs=1)
     assert not any("dithered" in name for name in names(linear))
@@ -114,7 +125,8 @@ def test_frozen_leaves_still_have_copies() -> None:
     result = tuned(BOOSTING, routing="soft", max_size=4, freeze="*/leaf_values", epochs=2)
     by_name = {c["name"]: c for c in result.report["candidates"]}
     # Without their leaves divided they would be far off.
-    assert by_name["soft, dithered x4"]["after"] < 1.2 * by_name["soft"]["after"]
+    for made in ("soft", "softened"):
+        assert by_name[f"{made}, dithered x4"]["after"] < 1.2 * by_name[made]["after"]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +156,8 @@ def test_a_part_of_the_trees(name: str, max_size: float, kept: int) -> None:
 
 def test_a_part_and_copies_of_it() -> None:
     result = tuned(CLASSES, max_size=0.8, routing="soft", epochs=1)
-    assert names(result)[2:] == ["soft, dithered x1"]
+    dithered = [name for name in names(result) if "dithered" in name]
+    assert dithered == ["softened, dithered x1", "soft, dithered x1"]
     result = tuned(CLASSES, max_size=0.2, epochs=1)
     assert {c["size"] for c in result.report["candidates"]} == {0.2}
     with pytest.raises(UnsupportedError, match=r"one for each output is 0\.2 times"):
@@ -161,7 +174,7 @@ def test_too_much_loss_keeps_the_original_bytes(tmp_path: Any) -> None:
     path = tmp_path / "kept.onnx"
     result.save(path)
     assert path.read_bytes() == exported(BOOSTING).SerializeToString()
-    assert "the original, unchanged" in result.text()
+    assert "the original is kept" in result.text()
 
 
 @pytest.mark.parametrize(
@@ -218,21 +231,61 @@ def test_wrong_sizes_are_named(wrong: Any) -> None:
         tune(exported("ridge"), X, y, max_size=wrong)
 
 
-def test_auto_tries_both_ways_and_takes_the_best() -> None:
+def test_auto_takes_the_best_of_what_it_tried() -> None:
     result = tuned(CLASSES)
-    assert names(result) == ["straight-through", "soft", "soft, thresholds kept",
-                             "soft, dithered x1"]  # fmt: skip
-    assert {record.routing for record in result.history} == {"straight-through", "soft"}
+    assert names(result) == [
+        "scaled",
+        "softened",
+        "softened, dithered x1",
+        "leaves",
+        "soft, thresholds kept",
+        "soft",
+        "soft, dithered x1",
+    ]
+    assert {record.routing for record in result.history} == {"hard", "soft"}
+    frozen = tuned(CLASSES, freeze="*_values")
+    assert "leaves" not in names(frozen) and "soft" in names(frozen)
+    assert {record.routing for record in frozen.history} == {"soft"}
     for form in FORMS:
         able = [c for c in result.report["candidates"] if c["form"] == form and c["accepted"]]
         assert result.report["taken"][form] == min(able, key=lambda c: c["after"])["name"]
     assert result.report["size"] == 1
 
 
+@pytest.mark.parametrize("lr", [None, 0.03])
+def test_models_without_trees_are_trained_at_two_speeds(lr: float | None) -> None:
+    result = tuned("ridge", lr=lr)
+    slow, *fast = result.report["candidates"]
+    assert slow["name"] == "trained"
+    # Whoever gives a learning rate gets that one.
+    assert [c["name"] for c in fast] == ([] if lr else ["trained, steps x4"])
+    assert len(result.history) == (4 if lr else 8)
+    first = [record.train for record in result.history if record.epoch == 1]
+    assert len(set(first)) == len(first) and first == sorted(first, reverse=True)
+
+
+def test_the_width_of_gates_is_chosen_on_validation_rows() -> None:
+    """The width that softens the original best, if that lets gradients through."""
+
+    def softened(**options: Any) -> tuple[float, float]:
+        result = tuned(BOOSTING, routing="soft", epochs=1, **options)
+        assert result.report["temperature"] == result.temperature
+        (after,) = (c["after"] for c in result.report["candidates"] if c["name"] == "softened")
+        return result.temperature, after
+
+    losses = {}
+    for width in (0.01, 0.02, 0.05, 0.1, 0.2):
+        given, losses[width] = softened(temperature=width)
+        assert given == width
+    best = max(0.03, min(losses, key=lambda width: losses[width]))
+    assert softened() == (best, losses[best])
+
+
 def test_the_smaller_of_two_that_are_as_good() -> None:
     def judged(size: float, after: float, z: float = 5.0, form: Any = "hard") -> Candidate:
         verdict = Verdict(1.0, after, 1 - after, 0.1, z, 1.0)
-        return Candidate(f"{size}", form, size, None, {}, verdict)  # type: ignore[arg-type]
+        losses = np.empty(0)
+        return Candidate(f"{size}", form, size, None, {}, verdict, losses, None, 0.1)  # type: ignore[arg-type]
 
     one, two, four = judged(1, 0.60), judged(2, 0.54), judged(4, 0.50)
     assert best([one, two, four], "hard") is two  # within half a standard error of the lowest

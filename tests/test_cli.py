@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -308,6 +309,75 @@ def test_tune_passes_its_options_on(folder: Path, onnxtune_: Onnxtune) -> None:
     assert {key: ran.json[key] for key in wanted} == wanted
     history = json.loads(Path("history.json").read_text())
     assert [epoch["epoch"] for epoch in history] in ([0, 1], [1, 2])
+
+
+def test_tune_passes_all_options_on(
+    folder: Path, onnxtune_: Onnxtune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def tune(*arguments: Any, **options: Any) -> Any:
+        given.update(options)
+        raise onnxtune.OnnxTuneError("seen.")
+
+    parameters = inspect.signature(onnxtune.tune).parameters
+    monkeypatch.setattr("onnxtune.tuning.tune", tune)
+    arguments = ("tune", "boosting.onnx", "--data", "amounts.csv", "--target", "y", "-o", "t.onnx")
+    assert onnxtune_(*arguments).err == "onnxtune: seen.\n"
+    own = {name: p.default for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert own.pop("freeze") == () and given.pop("freeze") == []
+    assert given == own
+    more = ["--companion", "--init", "random", "--target-transform", "asinh"]
+    onnxtune_(*arguments, *more, "--valid", "last", "--test", "words.csv")
+    wanted = {"companion": True, "init": "random", "target_transform": "asinh", "valid": "last"}
+    wanted["test"] = ("words.csv", "y")
+    assert {name: given[name] for name in wanted} == wanted
+    for valid, expected in {"0.3": 0.3, "words.csv": ("words.csv", "y"), "week": "week"}.items():
+        onnxtune_(*arguments, "--valid", valid)
+        assert given["valid"] == expected
+
+
+def test_tune_validates_on_groups_and_reports_on_test_rows(
+    folder: Path, onnxtune_: Onnxtune
+) -> None:
+    table = pd.read_csv("classes.csv")
+    table.assign(week=np.arange(ROWS) // 24).to_csv("weeks.csv", index=False)
+    table[:50].to_csv("test.csv", index=False)
+    arguments = ["tune", "linear.onnx", "--data", "weeks.csv", "--target", "y", "--epochs", "2"]
+    arguments += ["--valid", "week", "--test", "test.csv", "-o", "t.onnx"]
+    ran = onnxtune_(*arguments, "--plot", "t.png", "--json")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.json["validation_rows"] == 48 and ran.json["folds"] == 1
+    assert ran.json["test"]["rows"] == 50 and ran.json["test"]["original"] > 0
+    assert all(one["test"] > 0 for one in ran.json["candidates"])
+    assert ran.json["reliability"]["rows"] == "test"
+    assert Path("t.png").read_bytes().startswith(b"\x89PNG")
+    ran = onnxtune_(*arguments)
+    assert "original, scaled" in ran.out and "48 for validation, 50 for the test" in ran.out
+    last = onnxtune_(
+        *("tune", "linear.onnx", "--data", "classes.csv", "--target", "y", "--valid", "last"),
+        *("--epochs", "1", "-o", "t.onnx", "--json"),
+    )
+    assert last.json["validation_rows"] == ROWS / 5 and last.json["folds"] == 1
+
+
+def test_tune_from_random_numbers(folder: Path, onnxtune_: Onnxtune) -> None:
+    arguments = ("tune", "linear.onnx", "--data", "classes.csv", "--target", "y", "--epochs", "1")
+    ran = onnxtune_(*arguments, "--init", "random", "-o", "t.onnx")
+    assert (ran.status, ran.err) == (0, "")
+    assert "A baseline from random numbers" in ran.out and "<- taken" in ran.out
+    assert Path("t.onnx").read_bytes() != Path("linear.onnx").read_bytes()
+
+
+def test_tune_on_another_scale(folder: Path, onnxtune_: Onnxtune) -> None:
+    table = pd.read_csv("amounts.csv")
+    table.assign(y=np.exp(table["y"])).to_csv("positive.csv", index=False)
+    arguments = ["tune", "boosting.onnx", "--data", "positive.csv", "--target", "y"]
+    arguments += ["--epochs", "1", "-o", "t.onnx", "--json"]
+    ran = onnxtune_(*arguments, "--target-transform", "log")
+    assert (ran.status, ran.err, ran.json["target_transform"]) == (0, "", "log")
+    (written,) = outputs("t.onnx", rows_for("boosting")).values()
+    assert (written > 0).all()
 
 
 def test_tune_freezes_by_glob_and_chooses_an_output(folder: Path, onnxtune_: Onnxtune) -> None:
@@ -679,12 +749,13 @@ WITH_DATA = {
     "convert": "convert forest.onnx --data bad.csv --target y -o new.onnx",
     "tune": "tune forest.onnx --data bad.csv --target y -o new.onnx --history new.json",
     "tune valid": "tune forest.onnx --data classes.csv --target y --valid bad.csv -o new.onnx",
+    "tune test": "tune forest.onnx --data classes.csv --target y --test bad.csv -o new.onnx",
     "verify": "verify forest.onnx linear.onnx --data bad.csv --target y",
     "bench": "bench forest.onnx --data bad.csv --target y --batch-sizes 1 --output new.json",
 }
 
 
-READS_TARGET = ("tune", "tune valid", "verify")
+READS_TARGET = ("tune", "tune valid", "tune test", "verify")
 
 
 @pytest.mark.parametrize(
@@ -804,7 +875,15 @@ BAD_OPTIONS = {
     f"{TUNE} --valid 1.5": "1.5",
     f"{TUNE} --valid nan": "nan",
     f"{TUNE} --valid missing.csv": "missing.csv",
+    f"{TUNE} --valid missing/rows": "missing/rows",
+    f"{TUNE} --valid nonsense": "'nonsense'",
     f"{TUNE} --valid 0.9999": "0.9999",
+    f"{TUNE} --test missing.csv": "missing.csv",
+    f"{TUNE} --init nowhere": "'nowhere'",
+    f"{TUNE} --target-transform cube": "'cube'",
+    f"{TUNE} --target-transform log": "'log'",
+    f"{TUNE} --plot new.txt --history new.json": "new.txt",
+    f"{TUNE} --plot new.png --history new.png": "new.png",
     f"{FOREST} --valid 0.0001": "0.0001",
     f"{VERIFY} --rows 0": "rows",
     f"{VERIFY} --rtol -1": "rtol",
@@ -850,6 +929,7 @@ WITH_OUTPUT = {
     "convert": "convert boosting.onnx --data rows.npz -o OUT",
     "tune": f"{TUNE.removesuffix('new.onnx')} OUT",
     "history": f"{TUNE} --history OUT",
+    "tune plot": f"{TUNE} --plot OUT",
     "bench": "bench boosting.onnx --batch-sizes 1 --data amounts.csv --target y --output OUT",
     "plot": "bench boosting.onnx --batch-sizes 1 --data amounts.csv --target y --plot OUT",
 }
@@ -874,10 +954,13 @@ def test_outputs_that_would_be_one_file(refuse: Refuse) -> None:
     assert "new.onnx" in refuse(f"{TUNE} --history ./new.onnx")
 
 
-def test_the_validation_file_is_an_input(folder: Path, refuse: Refuse) -> None:
+def test_files_of_rows_are_inputs(folder: Path, refuse: Refuse) -> None:
     shutil.copy("amounts.csv", "valid.csv")
     line = refuse("tune boosting.onnx --data amounts.csv --target y --valid valid.csv -o valid.csv")
     assert "valid.csv" in line
+    tune = "tune boosting.onnx --data amounts.csv --target y --test valid.csv -o"
+    assert "valid.csv" in refuse(f"{tune} valid.csv")
+    assert "valid.csv" in refuse(f"{tune} new.onnx --plot valid.csv")
 
 
 def test_default_output_beside_the_model(folder: Path, refuse: Refuse) -> None:
@@ -915,6 +998,7 @@ LONG = "x" * 300
         f"inspect {LONG}",
         f"verify boosting.onnx {LONG}",
         f"{TUNE} --valid {LONG}",
+        f"{TUNE} --test {LONG}",
         f"verify boosting.onnx boosting.onnx --data {LONG}",
     ],
 )

@@ -65,7 +65,8 @@ def steps(text: str) -> list[Step]:
 def shape(output: str) -> list[str]:
     """The words of an output without what differs from machine to machine: numbers, near ties."""
     # Of candidates that come close the last bits choose.
-    masked = re.sub(r"^Taken for .*$", "Taken", output, flags=re.MULTILINE)
+    masked = re.sub(r"^(Taken|Kept) for .*$", r"\1", output, flags=re.MULTILINE)
+    masked = re.sub(r" +<- taken$", "", masked, flags=re.MULTILINE)
     masked = re.sub(r"[-+]?\d[\d,]*(\.\d+)*(e[-+]?\d+)?", "#", masked)
     masked = re.sub(r"# (ns|us|ms|s|min)\b", "#", masked)
     return re.sub(r"-{2,}", "-", masked).split()

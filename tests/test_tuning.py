@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ import pytest
 import torch
 from pipelines import data_of, exported, mixed
 
+import onnxtune
 from onnxtune.errors import ArgumentError, DataError, OnnxTuneError, UnsupportedError
 from onnxtune.export import SAVED_FORMS
 from onnxtune.links import Source
@@ -17,6 +19,7 @@ from onnxtune.losses import LOSSES, Loss, Output, choose_loss
 from onnxtune.parameters import Parameter
 from onnxtune.result import Candidate, TuneResult
 from onnxtune.runtime import run
+from onnxtune.torch_module import OnnxModule
 from onnxtune.tuning import tune
 from rewrites.core.rewrite import Constraint
 
@@ -73,23 +76,26 @@ def test_test_loss_falls_and_forms_agree(name: str) -> None:
 def test_probabilities_stay_a_distribution_in_every_form(name: str, routing: str) -> None:
     result = tuned(name, lr=0.1, epochs=8, routing=routing)
     X = data_of(name)[2][0]
-    verdict = result.verdicts["hard"]
-    moved = Candidate("moved", "hard", 1, result.module.prepared, _moved(result), verdict)
-    forced = replace(result, hard=moved, soft=moved)
+    # The tuned forest may have moved to logits; the original's leaves are distributions.
+    results = [result]
+    for module in (result.module, onnxtune.to_torch(exported(name))):
+        verdict = result.verdicts["hard"]
+        moved = Candidate("moved", "hard", 1, module.prepared, _moved(module), verdict,
+                          np.empty(0), None, 0.1)  # fmt: skip
+        results.append(replace(result, hard=moved, soft=moved))
     for form in SAVED_FORMS:
-        for model in (result.model(form), forced.model(form)):
-            probabilities = scores(model, X)
+        for each in results:
+            probabilities = scores(each.model(form), X)
             assert (probabilities >= 0).all()
             assert (probabilities <= 1 + 1e-6).all()
             np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
-def _moved(result: TuneResult) -> dict[str, np.ndarray]:
+def _moved(module: OnnxModule) -> dict[str, np.ndarray]:
     """Large random steps through the parametrization, as a long training could make them."""
     from onnxtune.parameters import standardised
 
-    names = list(result.module.learned)
-    parameters = standardised(result.module.learned, names, torch.device("cpu"))
+    parameters = standardised(module.learned, list(module.learned), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     for parameter in parameters.values():
         with torch.no_grad():
@@ -396,10 +402,150 @@ def test_too_few_rows() -> None:
         tune(exported("ridge"), X[:5], y[:5])
 
 
-def test_every_class_is_split_alike() -> None:
-    from onnxtune.targets import split_rows
+# Rows to validate on and to report on.
 
-    target = np.array([0] * 100 + [1] * 20 + [2] * 10)
-    kept, held = split_rows(target, True, 0.2, np.random.default_rng(0))
-    assert sorted([*kept, *held]) == list(range(130))
-    assert np.bincount(target[held]).tolist() == [20, 4, 2]
+
+def test_which_rows_are_held_out() -> None:
+    """Whatever says it, the original is judged on the very rows."""
+    (X, y), _, _ = data_of("ridge")
+    X, y = X[:600], y[:600]
+    squares = np.square(scores(exported("ridge"), X)[:, 0] - y)
+    teams = np.arange(600) // 60
+    mask = np.arange(600) % 3 == 0
+    for valid, out in (
+        ("last", np.arange(600) >= 480),
+        (mask, mask),
+        (np.arange(100, 250), (np.arange(600) >= 100) & (np.arange(600) < 250)),
+        ((X[:50], y[:50]), np.arange(600) < 50),
+    ):
+        report = tune(exported("ridge"), X, y, valid=valid, epochs=1).report
+        assert report["validation_rows"] == out.sum() and report["folds"] == 1
+        apart = isinstance(valid, tuple)
+        assert report["rows"] == (600 if apart else (~out).sum())
+        assert report["verdicts"]["hard"]["before"] == pytest.approx(squares[out].mean(), rel=1e-4)
+
+    import pandas as pd
+
+    frame = pd.DataFrame(X).assign(team=[f"team {n}" for n in teams])
+    named = tune(exported("ridge"), frame, y, valid="team", epochs=1)
+    given = tune(exported("ridge"), X, y, valid=teams, epochs=1)
+    for result in (named, given):
+        assert result.report["validation_rows"] == 120
+        before = result.report["verdicts"]["hard"]["before"]
+        pairs = [squares[(teams == a) | (teams == b)].mean() for a in range(10) for b in range(a)]
+        assert min(abs(before - pair) for pair in pairs) < 1e-4 * before
+    assert named.model().SerializeToString() == given.model().SerializeToString()
+
+
+def test_rows_that_are_reported_on_choose_nothing() -> None:
+    (X, y), valid, test = data_of("regression boosting")
+    options: Any = {"valid": valid, "epochs": 3, "lr": 0.03}
+    plain = tune(exported("regression boosting"), X, y, **options)
+    assert "test" not in plain.report
+    other = test[0], test[1] + 100
+    for rows in (test, other):
+        result = tune(exported("regression boosting"), X, y, test=rows, **options)
+        assert result.model().SerializeToString() == plain.model().SerializeToString()
+        assert result.report["taken"] == plain.report["taken"]
+        found = result.report["test"]
+        assert found["rows"] == len(rows[1])
+        for form, model in (("original", exported("regression boosting")),
+                            ("hard", result.model()), ("soft", result.model("soft"))):  # fmt: skip
+            expected = np.square(scores(model, rows[0])[:, 0] - rows[1]).mean()
+            assert found[form] == pytest.approx(expected, rel=1e-3)
+        for own, same in zip(result.report["candidates"], plain.report["candidates"], strict=True):
+            assert own.pop("test") > 0 and own == same
+
+
+# Random numbers to start from.
+
+
+@pytest.mark.parametrize("name", ["ridge", "logistic of three", "boosting of three", "poisson"])
+def test_random_numbers_are_handed_out_however_bad(name: str) -> None:
+    result, again = (tuned(name, init="random", epochs=2) for _ in range(2))
+    assert result.accepted and result.report["init"] == "random"
+    taken = result.report["taken"]["hard"]
+    (own,) = (c for c in result.report["candidates"] if c["name"] == taken)
+    assert not own["accepted"] and own["after"] > own["before"]
+    assert not any(c["name"] == "scaled" for c in result.report["candidates"])
+    assert result.tensors
+    for key, value in result.tensors.items():
+        np.testing.assert_array_equal(value, again.tensors[key])
+        assert not np.array_equal(value, _own(name)[key])
+    other = tuned(name, init="random", epochs=2, seed=1)
+    assert any(not np.array_equal(v, other.tensors[key]) for key, v in result.tensors.items())
+    X = data_of(name)[2][0]
+    native, hard = (scores(result.model(form), X) for form in ("native", "hard"))
+    np.testing.assert_allclose(native, hard, rtol=1e-4, atol=1e-5)
+    assert (native != scores(exported(name), X)).any()
+
+
+def _own(name: str) -> dict[str, np.ndarray]:
+    learned = onnxtune.to_torch(exported(name)).learned
+    return {key: np.asarray(tensor.value) for key, tensor in learned.items()}
+
+
+def test_training_leads_away_from_random_numbers() -> None:
+    result = tuned("logistic", init="random", epochs=30, lr=0.1)
+    first, *_, last = result.history
+    assert last.valid < first.valid
+    after = result.verdicts["hard"].after
+    assert after < 0.9 * np.log(2)  # what is said without having learned anything
+    frozen = tuned("logistic", init="random", epochs=1, freeze="Scaler/*")
+    for key, value in _own("logistic").items():
+        moved = not np.array_equal(frozen.module.tensors()[key].detach().numpy(), value)
+        assert moved != key.startswith("Scaler/")
+
+
+# Targets on another scale.
+
+
+@pytest.mark.parametrize("transform", ["log1p", "asinh"])
+def test_predictions_are_in_units_of_the_target(transform: str, tmp_path: object) -> None:
+    (X, z), (X_valid, z_valid), (X_test, _) = data_of("regression boosting")
+    model = exported("regression boosting")
+    forward, back = {"log1p": (np.log1p, np.expm1), "asinh": (np.arcsinh, np.sinh)}[transform]
+    y, y_valid = back(z), back(z_valid)
+    options: Any = {"epochs": 3, "lr": 0.03, "target_transform": transform}
+    result = tune(model, X, y, valid=(X_valid, y_valid), **options)
+    assert result.accepted and result.report["target_transform"] == transform
+    # It is tuned as with the target that has gone through it.
+    plain = tune(model, X, forward(y), valid=(X_valid, forward(y_valid)), epochs=3, lr=0.03)
+    for key, value in result.tensors.items():
+        np.testing.assert_array_equal(value, plain.tensors[key])
+    assert result.verdicts == plain.verdicts
+    for form in SAVED_FORMS:
+        inner = scores(plain.model(form), X_test)
+        found = scores(result.model(form), X_test)
+        np.testing.assert_allclose(found, back(inner.astype(np.float64)), rtol=1e-4)
+    path = tmp_path / "tuned.onnx"  # type: ignore[operator]
+    result.save(path)
+    np.testing.assert_array_equal(scores(onnx.load(path), X_test), scores(result.model(), X_test))
+
+
+def test_an_original_that_is_kept_still_ends_in_the_inverse(tmp_path: object) -> None:
+    model = exported("ridge")
+    X = np.concatenate([part[0] for part in data_of("ridge")])
+    y = np.exp(scores(model, X)[:, 0].astype(np.float64))  # nothing can be gained
+    result = tune(model, X, y, epochs=1, target_transform="log")
+    assert not result.accepted
+    path = tmp_path / "kept.onnx"  # type: ignore[operator]
+    result.save(path)
+    np.testing.assert_allclose(scores(onnx.load(path), X)[:, 0], y, rtol=1e-4)
+
+
+def test_targets_that_cannot_be_transformed() -> None:
+    for name in ("logistic", "boosting of three", "poisson"):
+        (X, y), _, _ = data_of(name)
+        with pytest.raises(ArgumentError, match="outputs that are plain numbers, and '"):
+            tune(exported(name), X, y, target_transform="log1p")
+    (X, y), _, _ = data_of("ridge")
+    with pytest.raises(DataError, match="target_transform 'log' takes numbers above 0"):
+        tune(exported("ridge"), X, y - 100, target_transform="log")
+    with pytest.raises(ArgumentError, match="'cube' is none of"):
+        tune(exported("ridge"), X, y, target_transform="cube")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="init 'zero' is none of model, random"):
+        tune(exported("ridge"), X, y, init="zero")  # type: ignore[arg-type]
+    for wrong in (X, (X,), (X, y, y)):
+        with pytest.raises(ArgumentError, match=r"test must be \(X, y\)"):
+            tune(exported("ridge"), X, y, test=wrong)

@@ -50,6 +50,10 @@ class Taken:
     share: float
 
 
+def no_logits(node: ir.Node, factor: float) -> None:
+    """For an operator whose leaves hold no probabilities."""
+
+
 @dataclass(frozen=True)
 class EnsembleOperator:
     """How an operator that holds trees is measured and taken apart.
@@ -59,8 +63,14 @@ class EnsembleOperator:
         groups: the node -> [T], trees that vote for the same columns having the same number; None
             where its trees cannot stand for each other.
         take: the node and the numbers of the trees to take, in order, repeated or not.
+        features: the node -> [P], the feature that each of its learned thresholds is compared with.
+        logits: the node and a factor -> the attributes that change where its leaves are to hold
+            factor * (p - 1/K) in front of a link in place of probabilities p; None where they
+            hold none.
     """
 
     shape: Callable[[ir.Node], EnsembleShape]
     groups: Callable[[ir.Node], Array | None]
     take: Callable[[ir.Node, Array], Taken]
+    features: Callable[[ir.Node], Array]
+    logits: Callable[[ir.Node, float], tuple[ir.Attr, ...] | None] = no_logits

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from rewrites.core.ensembles import EnsembleOperator, EnsembleShape, Taken
+from rewrites.core.ensembles import EnsembleOperator, EnsembleShape, Taken, no_logits
 from rewrites.core.rewrite import Array
 from rewrites.trees.ensemble import Ensemble
 from rewrites.trees.tables import shape_of
@@ -34,7 +34,9 @@ class Lists:
 
 
 def ensemble_operator(
-    read: Callable[[ir.Node], Ensemble], take: Callable[[ir.Node, Array], Lists]
+    read: Callable[[ir.Node], Ensemble],
+    take: Callable[[ir.Node, Array], Lists],
+    logits: Callable[[ir.Node, float], tuple[ir.Attr, ...] | None] = no_logits,
 ) -> EnsembleOperator:
     """What an operator offers, from how it is read and how its lists are rearranged."""
 
@@ -59,7 +61,11 @@ def ensemble_operator(
         share = 1.0 if old.aggregate == "AVERAGE" else old.roots / max(1, len(trees))
         return _traced(old, read(new_node), lists, share)
 
-    return EnsembleOperator(shape, groups, taken)
+    def features(node: ir.Node) -> Array:
+        ensemble = read(node)
+        return np.asarray(ensemble.features[threshold_numbers(ensemble)[0]])
+
+    return EnsembleOperator(shape, groups, taken, features, logits)
 
 
 def _groups(ensemble: Ensemble) -> Array:

@@ -1,0 +1,270 @@
+"""A small network beside the model, blended with it where validation rows say that it helps.
+
+What a model of steps cannot follow, a smooth network often can, and the other way round. The
+network is trained from nothing, beside the model and not behind it; what is written is
+share * model + (1 - share) * network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from onnxtune.companion_graph import NetLink, Port, with_companion
+from onnxtune.companion_net import NetLoss, Networks, trained
+from onnxtune.errors import UnsupportedError
+from onnxtune.export import native
+from onnxtune.judging import Court, Held
+from onnxtune.metrics import paired
+from onnxtune.model import load
+from onnxtune.preparation import Prepared, prepare
+from onnxtune.problem import Problem, Split
+from onnxtune.result import Candidate
+from onnxtune.rows import hard_output
+from rewrites.core.rewrite import Array
+
+NAME = "with companion"
+
+# Parts of the validation rows; of each network one judges it, the next two stop it and set its
+# share, and the rest are trained on.
+_FOLDS = 5
+
+# The model's shares that are tried.
+_SHARES = np.linspace(0, 1, 21)
+
+# A class is given at least this probability before its logarithm is taken.
+_SMALLEST = 1e-7
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What the output is to a network.
+
+    Attributes:
+        link: from its scores to what the output holds.
+        loss: of its scores.
+        value_loss: of what the output holds, [N, K] and the target -> [N].
+    """
+
+    link: NetLink
+    loss: NetLoss
+    value_loss: NetLoss
+
+
+def accompanied(problem: Problem, split: Split, court: Court, taken: Candidate | None) -> Candidate:
+    """The model with a companion, judged on validation rows that chose nothing of it.
+
+    Args:
+        problem: what is tuned toward.
+        split: the rows.
+        court: what judges; its validation rows are the split's.
+        taken: the tuned model that was taken; None for the original.
+
+    Raises:
+        UnsupportedError: the output is no number, rate or probability, or the rows are no matrix.
+    """
+    kind = _kind(problem)
+    prepared = problem.prepared if taken is None else taken.prepared
+    tensors: Mapping[str, Array] = {} if taken is None else taken.tensors
+    module = court.module(prepared, "hard")
+    module.load_tensors(tensors)
+
+    def output(held: Held) -> Tensor:
+        found = hard_output(module, held.table.feed, problem.output).double().cpu()
+        return found.reshape(len(found), -1)
+
+    valid = split.valid
+    own = output(valid)
+    rows, target, scale = _rows(problem, split)
+    count, fit = len(valid.target), len(split.target)
+    fold = np.random.default_rng(court.settings.seed).permutation(count) % _FOLDS
+    parts = [fit + np.flatnonzero(fold == k) for k in range(_FOLDS)]
+    stops = [np.concatenate([parts[(k + 1) % _FOLDS], parts[(k + 2) % _FOLDS]])
+             for k in range(_FOLDS)]  # fmt: skip
+    trains = [np.concatenate([np.arange(fit), parts[(k + 3) % _FOLDS], parts[(k + 4) % _FOLDS]])
+              for k in range(_FOLDS)]  # fmt: skip
+    networks = trained(
+        rows,
+        target,
+        own.shape[1],
+        kind.loss,
+        trains,
+        stops,
+        int(np.clip(fit // 16, 32, 128)),
+        court.settings.seed,
+    )
+    networks = _rescaled(networks, scale)
+    values = _values(kind, networks, rows[fit:])
+    wanted = torch.as_tensor(valid.target)
+    shares = [_share(kind, own, values[k], wanted, stops[k] - fit) for k in range(_FOLDS)]
+    losses = np.empty(count)
+    for k, part in enumerate(parts):
+        at = torch.from_numpy(part - fit)
+        blended = shares[k] * own[at] + (1 - shares[k]) * values[k][at]
+        losses[part - fit] = kind.value_loss(blended, wanted[at]).numpy()
+    share = float(np.mean(shares))
+    made = _with(problem, native(prepared, tensors).proto, networks, kind.link, share, own, valid)
+    test = None
+    if court.test is not None:
+        blended = share * output(court.test) + (1 - share) * _values(
+            kind, networks, _matrix(court.test.entering)
+        ).mean(dim=0)
+        test = float(kind.value_loss(blended, torch.as_tensor(court.test.target)).mean())
+    size = 1.0 if taken is None else taken.size
+    return Candidate(
+        NAME, "hard", size, made, {}, court.verdict(losses), losses, test, court.temperature
+    )
+
+
+def helps(court: Court, companion: Candidate, taken: Candidate | None) -> bool:
+    """Whether it gains beyond chance on what would be handed out without it, and the original."""
+    # Where folds took turns, the court's rows are the first of those that were judged on.
+    before = court.original if taken is None else taken.losses[: len(court.original)]
+    gain, _, z = paired(companion.losses, before)
+    return companion.verdict.accepted and gain > 0 and z > court.needed_z
+
+
+def _kind(problem: Problem) -> _Kind:
+    loss, scored = problem.loss, problem.scored
+    if loss.name == "log" and loss.target == "classes":
+        if not scored.distribution:
+            raise UnsupportedError(
+                f"a companion needs probabilities, and '{problem.output}' holds scores."
+            )
+        return _Kind("softmax", _class_losses, _class_value_losses)
+    if loss.name == "log":
+        if not scored.share:
+            raise UnsupportedError(
+                f"a companion needs probabilities, and '{problem.output}' holds scores."
+            )
+        return _Kind("sigmoid", _binary_losses, _binary_value_losses)
+    if loss.name == "poisson":
+        return _Kind("exp", _log_rate_losses, _rate_losses)
+
+    def rows(value: Tensor, target: Tensor) -> Tensor:
+        flat = loss.rows(value.reshape(-1, value.shape[-1]), target.reshape(-1, *target.shape[2:]))
+        return flat.reshape(value.shape[:-1])
+
+    def value_rows(value: Tensor, target: Tensor) -> Tensor:
+        return loss.rows(value, target)
+
+    if loss.target != "numbers":
+        raise UnsupportedError(
+            f"a companion of a classifier needs the log loss, and '{loss.name}' is asked for."
+        )
+    return _Kind("identity", rows, value_rows)
+
+
+def _class_losses(scores: Tensor, target: Tensor) -> Tensor:
+    flat = F.cross_entropy(scores.reshape(-1, scores.shape[-1]), target.ravel(), reduction="none")
+    return flat.reshape(target.shape)
+
+
+def _class_value_losses(value: Tensor, target: Tensor) -> Tensor:
+    return -value.gather(1, target[:, None])[:, 0].clamp(_SMALLEST, 1).log()
+
+
+def _binary_losses(scores: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(scores, target, reduction="none").mean(dim=-1)
+
+
+def _binary_value_losses(value: Tensor, target: Tensor) -> Tensor:
+    right = torch.where(target > 0.5, value, 1 - value)
+    return -right.clamp(_SMALLEST, 1).log().mean(dim=-1)
+
+
+def _log_rate_losses(scores: Tensor, target: Tensor) -> Tensor:
+    return (scores.exp() - target * scores).mean(dim=-1)
+
+
+def _rate_losses(rate: Tensor, target: Tensor) -> Tensor:
+    known = rate.clamp(min=_SMALLEST)
+    terms = rate - target - torch.xlogy(target, known) + torch.xlogy(target, target)
+    return terms.mean(dim=-1)
+
+
+def _matrix(entering: Sequence[Array]) -> Array:
+    """What enters the core, [N, F] float32.
+
+    Raises:
+        UnsupportedError: there is nothing.
+    """
+    arrays = [np.asarray(array) for array in entering]
+    if not arrays:
+        raise UnsupportedError("a companion needs rows that enter the tuned part of the graph.")
+    flat = [array.reshape(len(array), -1).astype(np.float32) for array in arrays]
+    return np.concatenate(flat, axis=1)
+
+
+def _rows(problem: Problem, split: Split) -> tuple[Array, Tensor, tuple[Array, Array]]:
+    """All rows, training rows first; their target as networks take it; and how to come back.
+
+    Numbers are standardised, so that one step size fits all.
+    """
+    fitted = problem.original.run_prefix(split.table.feed)
+    rows = np.concatenate([_matrix(fitted), _matrix(split.valid.entering)])
+    target = np.concatenate([split.target, split.valid.target])
+    if problem.loss.target == "classes":
+        return rows, torch.from_numpy(target), (np.zeros(1), np.ones(1))
+    numbers = target.astype(np.float64)
+    mean, spread = np.zeros(numbers.shape[1]), np.ones(numbers.shape[1])
+    if problem.loss.target == "numbers" and problem.loss.name not in ("log", "poisson"):
+        mean, spread = split.target.mean(axis=0), split.target.std(axis=0)
+        spread = np.where(spread > 0, spread, 1.0)
+    return rows, torch.from_numpy(((numbers - mean) / spread).astype(np.float32)), (mean, spread)
+
+
+def _rescaled(networks: Networks, scale: tuple[Array, Array]) -> Networks:
+    """The networks in the units of the target."""
+    mean, spread = (np.asarray(each, np.float32) for each in scale)
+    weights = (*networks.weights[:-1], networks.weights[-1] * spread)
+    biases = (*networks.biases[:-1], networks.biases[-1] * spread + mean)
+    low, high = networks.low * spread + mean, networks.high * spread + mean
+    return replace(networks, weights=weights, biases=biases, low=low, high=high)
+
+
+def _values(kind: _Kind, networks: Networks, rows: Array) -> Tensor:
+    """[M, N, K]: what each network puts out."""
+    scores = torch.from_numpy(networks.scores(rows)).double()
+    if kind.link == "softmax":
+        return torch.softmax(scores, dim=-1)
+    if kind.link == "sigmoid":
+        return torch.sigmoid(scores)
+    return scores.exp() if kind.link == "exp" else scores
+
+
+def _share(kind: _Kind, model: Tensor, network: Tensor, target: Tensor, rows: Array) -> float:
+    """The model's share with the lowest loss on some rows."""
+    at = torch.from_numpy(rows)
+    losses = [
+        float(kind.value_loss(s * model[at] + (1 - s) * network[at], target[at]).mean())
+        for s in _SHARES
+    ]
+    return float(_SHARES[int(np.argmin(losses))])
+
+
+def _with(
+    problem: Problem,
+    proto: onnx.ModelProto,
+    networks: Networks,
+    link: NetLink,
+    share: float,
+    own: Tensor,
+    valid: Held,
+) -> Prepared:
+    original = problem.original
+    inputs = [
+        Port(value.name, np.asarray(array).dtype, np.ndim(array))
+        for value, array in zip(original.cut.inputs, valid.entering, strict=True)
+    ]
+    value = problem.prepared.type_of(original.cut.outputs[problem.output])
+    rank = 2 if value.shape is None else len(value.shape)
+    blended = Port(value.name, np.dtype(value.dtype), rank)
+    labels = problem.labels if own.shape[1] > 1 else None
+    return prepare(load(with_companion(proto, inputs, blended, networks, link, share, labels)))

@@ -1,0 +1,182 @@
+"""What is to be tuned: a model, one of its outputs, the loss, and the rows in their parts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+
+from onnxtune.calibration import feed_spreads
+from onnxtune.classes import Labels
+from onnxtune.data import Table, take
+from onnxtune.errors import ArgumentError, UnsupportedError
+from onnxtune.folds import folds
+from onnxtune.judging import Held
+from onnxtune.losses import Loss, Output, RowLoss, choose_loss
+from onnxtune.partition import Partition, partition
+from onnxtune.preparation import Prepared
+from onnxtune.rows import hard_output, some_rows
+from onnxtune.target_transforms import transformed
+from onnxtune.targets import labels_of, target_for
+from onnxtune.torch_module import OnnxModule, matching
+from onnxtune.validation import hold_out
+from rewrites.core.rewrite import Array
+
+# Of up to so many rows a share is too few to judge by, and all take turns.
+_FEW_ROWS = 1000
+
+_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model, and what one of its outputs is tuned toward.
+
+    Attributes:
+        original: the model, hard.
+        output: its name.
+        scored: what that output is.
+        labels: the classes that it scores; None for no classifier.
+        loss: of it.
+        transform: what the target goes through first; None for nothing.
+    """
+
+    original: OnnxModule
+    output: str
+    scored: Output
+    labels: Labels | None
+    loss: Loss
+    transform: str | None
+
+    @property
+    def prepared(self) -> Prepared:
+        """The model."""
+        return self.original.prepared
+
+    def target(self, table: Table) -> Array:
+        """The target as the loss takes it: class indices [N], or floats [N, K].
+
+        Raises:
+            DataError: it does not fit.
+        """
+        found = target_for(table, self.loss, self.labels, self.scored.columns)
+        return found if self.transform is None else transformed(self.transform, found)
+
+    def held(self, table: Table, target: Array | None = None) -> Held:
+        """Rows to judge on."""
+        wanted = self.target(table) if target is None else target
+        start = time.perf_counter()
+        entering = self.original.run_prefix(table.feed)
+        return Held(table, wanted, entering, time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to train on, and rows to validate on."""
+
+    table: Table
+    target: Array
+    valid: Held
+
+
+def pose(
+    prepared: Prepared,
+    table: Table,
+    output: str | None,
+    loss: str | RowLoss,
+    transform: str | None,
+    temperature: float,
+    device: torch.device,
+) -> Problem:
+    """Find out what is to be tuned.
+
+    Raises:
+        ArgumentError: several outputs and none chosen, or a loss that does not fit.
+        UnsupportedError: nothing can be tuned.
+    """
+    cut = _one_output(prepared, output)
+    name = next(iter(cut.outputs))
+    labels = labels_of(prepared, name)
+    spreads = feed_spreads(prepared, table.feed)
+    original = OnnxModule(prepared, cut, spreads, "hard", temperature).to(device)
+    scored = _look_at(original, table, name, labels)
+    chosen = choose_loss(loss, scored)
+    if transform is not None and (chosen.target != "numbers" or chosen.of_source):
+        raise ArgumentError(
+            f"target_transform='{transform}' is for outputs that are plain numbers, and "
+            f"'{name}' is tuned with the {chosen.name} loss."
+        )
+    return Problem(original, name, scored, labels, chosen, transform)
+
+
+def splits(
+    problem: Problem, given: Table, apart: Table | None, valid: Any, seed: int
+) -> list[Split]:
+    """The rows in two parts; a few rows in five ways, so that all are validated on.
+
+    Raises:
+        ArgumentError: too few rows of either.
+        DataError: the target does not fit.
+    """
+    target = problem.target(given)
+    if apart is not None:
+        return [Split(given, target, problem.held(apart))]
+    rng = np.random.default_rng(seed)
+    classes = problem.loss.target != "numbers"
+    kept, out = hold_out(given, target, classes, valid, rng)
+    if given.rows > _FEW_ROWS or not isinstance(valid, Real):
+        return [_split(problem, given, target, kept, out)]
+    parts = folds(target, classes, _FOLDS, rng)
+    every = np.arange(given.rows)
+    return [_split(problem, given, target, np.setdiff1d(every, part), part) for part in parts]
+
+
+def _split(problem: Problem, given: Table, target: Array, kept: Array, out: Array) -> Split:
+    rest, held = (Table(take(given.feed, rows), None, len(rows)) for rows in (kept, out))
+    return Split(rest, target[kept], problem.held(held, target[out]))
+
+
+def _one_output(prepared: Prepared, output: str | None) -> Partition:
+    cut = partition(prepared, None if output is None else [output])
+    if len(cut.outputs) > 1:
+        names = ", ".join(repr(name) for name in cut.outputs)
+        raise ArgumentError(
+            f"{prepared.source.origin}: has several float outputs ({names}); "
+            "choose one with output=."
+        )
+    return cut
+
+
+def trainable(module: OnnxModule, leaves: bool, freeze: str | Iterable[str]) -> list[str]:
+    """Names of the tensors to train; of trees the leaves alone, where that is asked.
+
+    Raises:
+        ArgumentError: freeze matches nothing, or leaves nothing.
+        UnsupportedError: leaves of a model without trees.
+    """
+    patterns = [freeze] if isinstance(freeze, str) else list(freeze)
+    frozen = {name for pattern in patterns for name in matching(pattern, module.learned)}
+    names = [name for name in module.learned if name not in frozen]
+    if leaves:
+        names = [name for name in names if module.learned[name].group == "leaves"]
+        if not names:
+            raise UnsupportedError("routing 'leaves' needs trees, and this model has none to tune.")
+    if not names:
+        raise ArgumentError("freeze leaves nothing to tune.")
+    return names
+
+
+def _look_at(
+    module: OnnxModule, table: Table, output: str, labels: Sequence[int | str] | None
+) -> Output:
+    """What the output is, by its link and its values on some rows."""
+    found = hard_output(module, some_rows(table), output)
+    value = found.reshape(len(found), -1)
+    share = bool(((value >= -1e-6) & (value <= 1 + 1e-6)).all())
+    even = bool(((value.sum(dim=1) - 1).abs() < 1e-3).all())
+    return Output(module.links[output], value.shape[1], len(labels or ()), share and even, share)

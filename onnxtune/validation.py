@@ -1,0 +1,216 @@
+"""Which rows a model is validated on."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from onnxtune.columns import check_batch
+from onnxtune.data import Table
+from onnxtune.data import load as load_data
+from onnxtune.errors import ArgumentError, DataError
+from onnxtune.preparation import Prepared
+from onnxtune.runtime import input_types
+from onnxtune.tables import shown, to_array
+from rewrites.core.rewrite import Array
+
+# What `valid` says for the last rows; no column can be chosen by this name.
+LAST = "last"
+
+# The share of the rows that is held out where none is given.
+_SHARE = 0.2
+
+# A path alone lacks the column with the target.
+_FILES = (".csv", ".parquet", ".npz")
+
+_FORMS = (
+    "valid must be a share between 0 and 1, (X, y) such as (path, column), 'last', the name of a "
+    "column with groups, or an array of groups, of booleans or of row numbers"
+)
+
+
+def given_tables(prepared: Prepared, X: Any, y: Any, valid: Any) -> tuple[Table, Table | None]:
+    """The rows to train on, and those to validate on where they were given.
+
+    Where `valid` names a column, the first table has its `groups`.
+
+    Raises:
+        ArgumentError: `valid` is nothing that rows can be held out by.
+        DataError: the data do not fit the model, or are too few.
+    """
+    inputs = input_types(prepared.source.proto)
+    check_batch(inputs, {}, prepared.source.origin)  # training takes them in batches of its own
+    if _is_pair(valid):
+        given = load_data(X, inputs, y)
+        return given, load_data(valid[0], inputs, valid[1], origin="the validation data")
+    if isinstance(valid, tuple):
+        raise ArgumentError("valid must be a share of the rows, or (X, y).")
+    share = isinstance(valid, Real)
+    file = isinstance(valid, str) and valid.lower().endswith(_FILES)
+    if file or (share and not 0 < float(valid) < 1):
+        raise ArgumentError(f"{_FORMS}, not {valid!r}.")
+    if not share and not isinstance(valid, str) and np.ndim(to_array(valid, "valid")) == 0:
+        raise ArgumentError(f"{_FORMS}, not a {type(valid).__name__}.")
+    groups = valid if isinstance(valid, str) and valid != LAST else None
+    given = load_data(X, inputs, y, groups=groups)
+    if given.rows < 10:
+        raise DataError(f"{given.rows} rows are too few to train and validate on; give 10 or more.")
+    return given, None
+
+
+def test_table(prepared: Prepared, test: Any) -> Table:
+    """The rows to report on.
+
+    Raises:
+        ArgumentError: `test` is no pair.
+        DataError: the data do not fit the model.
+    """
+    if not isinstance(test, tuple | list) or len(test) != 2:
+        raise ArgumentError("test must be (X, y), such as (path, column).")
+    inputs = input_types(prepared.source.proto)
+    return load_data(test[0], inputs, test[1], origin="the test data")
+
+
+def _is_pair(valid: Any) -> bool:
+    """A tuple of two, or a list of two: (X, y), but for a list of two numbers."""
+    if not isinstance(valid, tuple | list) or len(valid) != 2:
+        return False
+    return isinstance(valid, tuple) or not any(isinstance(each, Real | np.bool_) for each in valid)
+
+
+def hold_out(
+    table: Table, target: Array, classes: bool, valid: Any, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Row numbers to train on and to validate on, both ascending.
+
+    Args:
+        table: the rows, with `groups` where `valid` names their column.
+        target: class indices where `classes` is set; else any numbers, one entry a row.
+        classes: whether a share is to be drawn from every class alike.
+        valid: a share of the rows, drawn at random; "last" for the last fifth of them; the name of
+            the column with the groups, or an array of one a row, for whole groups, drawn at
+            random until they have a fifth of the rows; an array of booleans, one a row; or an
+            array of fewer row numbers.
+        rng: what is random.
+
+    Raises:
+        ArgumentError: too few rows of either, or an array that fits none of these.
+        DataError: a row's group is missing.
+    """
+    rows = len(target)
+    if isinstance(valid, Real):
+        kept, out = split_rows(target, classes, float(valid), rng)
+    else:
+        held = _held(table, valid, rows, rng)
+        kept, out = np.flatnonzero(~held), np.flatnonzero(held)
+    if min(len(kept), len(out)) < 2:
+        given = f"={valid!r}" if isinstance(valid, Real | str) else ""
+        what = "a share" if isinstance(valid, Real) else "rows"
+        raise ArgumentError(
+            f"valid{given} leaves {len(kept)} rows to train on and {len(out)} to validate on; "
+            f"give {what} that leave{'s' * (what == 'a share')} two or more of each."
+        )
+    return kept, out
+
+
+def _held(table: Table, valid: Any, rows: int, rng: np.random.Generator) -> Array:
+    """[N] bool, by anything but a share."""
+    if isinstance(valid, str) and valid == LAST:
+        return np.arange(rows) >= rows - round(_SHARE * rows)
+    if isinstance(valid, str):
+        if table.groups is None:
+            raise ArgumentError(f"valid='{valid}': the data have no such column.")
+        return _groups_held(group_numbers(table.groups, f"column '{valid}'"), rng)
+    array = to_array(valid, "valid")
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ArgumentError(f"{_FORMS}, not an array of shape {list(array.shape)}.")
+    if array.dtype.kind == "O" and all(isinstance(value, bool | np.bool_) for value in array):
+        array = array.astype(bool)
+    if array.dtype.kind == "b":
+        if len(array) != rows:
+            raise ArgumentError(f"valid has {len(array)} booleans; give one for each of {rows}.")
+        return array
+    if len(array) == rows:
+        return _groups_held(group_numbers(array, "valid"), rng)
+    if array.dtype.kind not in "iu":
+        raise ArgumentError(
+            f"valid has {len(array)} entries, and there are {rows} rows; give one group a row, or "
+            "the whole numbers of the rows to validate on."
+        )
+    return _numbered(array, rows)
+
+
+def _numbered(numbers: Array, rows: int) -> Array:
+    """[N] bool: the rows of these numbers."""
+    outside = (numbers < 0) | (numbers >= rows)
+    if outside.any():
+        raise ArgumentError(
+            f"valid: there is no row {numbers[np.argmax(outside)]}; the rows have the numbers 0 to "
+            f"{rows - 1}."
+        )
+    times = np.bincount(numbers.astype(np.int64), minlength=rows)
+    if times.max(initial=0) > 1:
+        raise ArgumentError(
+            f"valid: row {np.argmax(times > 1)} is there {times.max()} times; give every row once."
+        )
+    return times > 0
+
+
+def group_numbers(values: Array, name: str) -> Array:
+    """[N] int64: groups numbered from 0, in the order in which they are met.
+
+    Raises:
+        DataError: a group is missing.
+    """
+    import pandas as pd
+
+    if values.dtype.kind in "UST":
+        values = values.astype(object)
+    try:
+        numbers = pd.factorize(values)[0]
+    except TypeError:
+        raise DataError(f"{name} holds values that are no groups; give texts or numbers.") from None
+    missing = numbers < 0
+    if values.dtype.kind == "O":
+        missing |= values == ""  # so an empty field of a .csv file is read
+    if missing.any():
+        at = int(np.argmax(missing))
+        raise DataError(
+            f"{name} holds {shown(values[at])} in row {at} (counting from 0); "
+            "give every row a group."
+        )
+    return np.asarray(numbers, np.int64)
+
+
+def _groups_held(groups: Array, rng: np.random.Generator) -> Array:
+    """[N] bool: whole groups, drawn until they have a fifth of the rows; never all."""
+    sizes = np.bincount(groups)
+    if len(sizes) < 2:
+        raise ArgumentError(
+            "valid: all rows are of one group, and groups are held out whole; give two or more, "
+            "or a share of the rows."
+        )
+    order = rng.permutation(len(sizes))
+    # A group with most of the rows is there to be trained on.
+    order = order[np.argsort(sizes[order] > len(groups) / 2, kind="stable")]
+    enough = int(np.searchsorted(np.cumsum(sizes[order]), _SHARE * len(groups))) + 1
+    return np.isin(groups, order[: min(enough, len(sizes) - 1)])
+
+
+def split_rows(
+    target: Array, classes: bool, share: float, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Row numbers to train on and to validate on; every class is split alike."""
+    order = rng.permutation(len(target))
+    if not classes:
+        count = round(share * len(target))
+        return np.sort(order[count:]), np.sort(order[:count])
+    ranked = order[np.argsort(np.ravel(target)[order], kind="stable")]
+    place = np.arange(len(ranked))
+    # Along the rows sorted by class, every 1/share-th one is held out.
+    held = np.floor((place + 1) * share) > np.floor(place * share)
+    return np.sort(ranked[~held]), np.sort(ranked[held])
