@@ -54,6 +54,20 @@ def class_labels(model: onnx.ModelProto, output: str | None = None) -> Labels | 
     return None
 
 
+def scored_labels(model: onnx.ModelProto, output: str, labels: Labels | None) -> Labels | None:
+    """The labels in the order in which an output's columns score them.
+
+    Support vectors without probabilities score pairs of classes. Of one pair onnxruntime writes
+    (-s, s), s being positive for the first class; the columns of more pairs are no classes.
+    """
+    for made, node in _Graph(model).upwards(output, (*_SAME_LABELS, "ZipMap")):
+        if node.op_type == "SVMClassifier" and made in node.output[1:]:
+            held = attributes_of(node)
+            if np.sum(held.get("vectors_per_class", 0)) and not len(held.get("prob_a", ())):
+                return labels[::-1] if labels is not None and len(labels) == 2 else None
+    return labels
+
+
 def label_outputs(model: onnx.ModelProto) -> tuple[str, ...]:
     """Names of the graph outputs that hold integers, strings or booleans."""
     return tuple(name for name, kind in _kinds(model).items() if kind == "label")

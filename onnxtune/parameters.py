@@ -20,8 +20,8 @@ _SMALLEST_SHARE = 0.02
 class Parameter:
     """A learned tensor as a function of a step `delta` that starts at 0.
 
-    Free tensors are `initial + unit * delta`. Under a constraint they are distributions: `delta`
-    moves logits, and the value keeps its sum and its sign.
+    Free tensors are `initial + unit * delta`, positive ones `initial * exp(delta)`. Under another
+    constraint they are distributions: `delta` moves logits, and the value keeps its sum and sign.
     """
 
     initial: Tensor
@@ -34,6 +34,8 @@ class Parameter:
         """The tensor after the step, with gradient."""
         if self.constraint is None:
             return self.initial + self.unit * self.delta
+        if self.constraint.kind == "positive":
+            return self.initial * self.delta.exp()
         if self.constraint.kind == "simplex":
             total = self.initial.sum(dim=1, keepdim=True)
             return _moved(self.initial, total, self.delta)

@@ -310,12 +310,15 @@ _KNOWN = (
 
 
 def _weights(seen: Trace, node: onnx.NodeProto, held: Held) -> Held:
-    """Linear and support vector models: only the widths matter."""
+    """Linear and support vector models: of linear ones only the widths matter."""
     attributes, flow = attributes_of(node), held[0]
     if flow is not None:
         held_by = "support_vectors" if len(attributes.get("support_vectors", ())) else ""
-        numbers = len(attributes.get(held_by or "coefficients", ()))
-        seen.want(flow, numbers // max(1, _models(attributes, held_by)))
+        numbers = attributes.get(held_by or "coefficients", ())
+        models = _models(attributes, held_by)
+        seen.want(flow, len(numbers) // max(1, models))
+        if held_by and models > 1 and len(numbers) == models * flow.width:
+            _near(seen, flow, numbers.reshape(models, -1))
     return _unknown(seen, node, held)
 
 
@@ -355,11 +358,16 @@ def _neighbours(seen: Trace, node: onnx.NodeProto, held: Held) -> Held:
             if flow is None or rows is None or rows.ndim != 2 or rows.dtype.kind != "f":
                 continue
             seen.want(flow, rows.shape[1])
-            spread = rows.std(axis=0) + 1e-12
             if flow.width == rows.shape[1]:
-                centred = (flow.offset - rows.mean(axis=0)) / spread
-                seen.read(replace(flow, scale=flow.scale / spread, offset=centred))
+                _near(seen, flow, rows)
     return _unknown(seen, node, held)
+
+
+def _near(seen: Trace, flow: Flow, rows: Array) -> None:
+    """Data belong where these rows are."""
+    spread = rows.std(axis=0) + 1e-12
+    centred = (flow.offset - rows.mean(axis=0)) / spread
+    seen.read(replace(flow, scale=flow.scale / spread, offset=centred))
 
 
 _FOLLOWERS: dict[str, Follower] = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxtune.classes import Labels, class_labels, score_output
+from onnxtune.classes import Labels, class_labels, score_output, scored_labels
 from onnxtune.data import Table, check_numbers, encode_labels
 from onnxtune.errors import DataError
 from onnxtune.losses import Loss
@@ -25,8 +25,8 @@ def labels_of(prepared: Prepared, output: str) -> Labels | None:
     proto = prepared.source.proto
     own = class_labels(proto, output)
     if own is None and score_output(proto) == output:
-        return class_labels(proto)
-    return own
+        own = class_labels(proto)
+    return scored_labels(proto, output, own)
 
 
 def target_for(table: Table, loss: Loss, labels: Sequence[int | str] | None, columns: int) -> Array:

@@ -296,6 +296,7 @@ CONVERTERS: dict[str, Callable[[Node], tuple[Operation, list[int]]]] = {
     "Gemm": _gemm,
     "Greater": _compare(torch.gt),
     "GreaterOrEqual": _compare(torch.ge),
+    "Held": _elementwise(torch.detach),  # private: no gradient passes
     "IsNaN": _is_nan,
     "Less": _compare(torch.lt),
     "LessOrEqual": _compare(torch.le),

@@ -174,14 +174,12 @@ def test_labels_only_are_refused_by_name() -> None:
 
 def test_the_operator_in_the_way_is_named() -> None:
     model = parse(
-        """g (float[N, 2] x) => (float[N, 1] y) {
+        """g (float[N, 2] x) => (float[N, 2] y) {
             scaled = ai.onnx.ml.Scaler <offset = [0.5, 1.0], scale = [2.0, 3.0]> (x)
-            [machine] y = ai.onnx.ml.SVMRegressor <kernel_type = "LINEAR", n_supports = 0,
-                coefficients = [1.0, 2.0], rho = [0.5], support_vectors = [1.0, 0.0],
-                kernel_params = [0.0, 0.0, 0.0]> (scaled)
+            [steps] y = ai.onnx.ml.Binarizer <threshold = 0.5> (scaled)
         }"""
     )
-    with pytest.raises(UnsupportedError, match="SVMRegressor 'machine' has no rewrite"):
+    with pytest.raises(UnsupportedError, match="Binarizer 'steps' has no rewrite"):
         cut(model)
 
 

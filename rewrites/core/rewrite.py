@@ -56,9 +56,10 @@ class Constraint:
     """Where tuned numbers must stay.
 
     `simplex`: every row is nonnegative and keeps its sum. `interval`: low <= value <= high.
+    `positive`: value > 0.
     """
 
-    kind: Literal["simplex", "interval"]
+    kind: Literal["simplex", "interval", "positive"]
     low: float = 0.0
     high: float = 1.0
 

@@ -23,7 +23,7 @@ def class_labels(node: ir.Node, integers: str) -> tuple[int, ...] | tuple[str, .
 def largest(builder: Builder, scores: ir.Value, labels: Sequence[int | str]) -> ir.Value:
     """The label of the largest score [N, K]; the first one where several are equal."""
     index = builder.op("ArgMax", scores, axis=1, keepdims=0)
-    return _look_up(builder, index, labels)
+    return look_up(builder, index, labels)
 
 
 def beyond(
@@ -34,10 +34,11 @@ def beyond(
     larger = builder.op("Greater", score, builder.constant("label_limit", limit, dtype))
     index = builder.op("Cast", larger, to=int(ir.DataType.INT64))
     flat = builder.op("Squeeze", index, builder.constant("axis_1", [1], np.int64))
-    return _look_up(builder, flat, labels)
+    return look_up(builder, flat, labels)
 
 
-def _look_up(builder: Builder, index: ir.Value, labels: Sequence[int | str]) -> ir.Value:
+def look_up(builder: Builder, index: ir.Value, labels: Sequence[int | str]) -> ir.Value:
+    """The labels at these places, [N]."""
     if isinstance(labels[0], str):
         table = builder.strings("labels", [str(label) for label in labels])
     elif list(labels) == list(range(len(labels))):

@@ -1,0 +1,1 @@
+"""Support vector machines: kernels, votes of pairs of classes, and probabilities from them."""
