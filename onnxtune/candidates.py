@@ -93,17 +93,19 @@ def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
         UnsupportedError: `max_size` below 1, and no trees that could be left out.
         OnnxTuneError: the loss is no longer a number.
     """
-    start, size, teacher = task.problem.original, 1.0, None
+    court, start, size, teacher = task.court, task.problem.original, 1.0, None
+    better = None if task.random else scaled(court, start, task.trained)
     if max_size < 1:
-        start, size = smaller(task.court, start, task.split, task.trained, max_size)
-        teacher = teacher_for(task.problem, task.split)
+        # The part follows the whole model as it is once its scores have the right size.
+        whole = better or start
+        teacher = teacher_for(task.problem, whole, task.split)
+        start, size = smaller(court, whole, task.split, task.trained, max_size)
+        better = None if task.random else scaled(court, start, task.trained)
     # Trees that are single leaves have no thresholds.
     trained = [name for name in task.trained if name in start.learned]
     if not trained:
         raise ArgumentError("freeze leaves nothing to tune.")
-    court = task.court
     found: list[Candidate] = []
-    better = None if task.random else scaled(court, start, trained)
     if better is not None:
         start = better
         found.append(court.judge("scaled", "hard", size, start.prepared, {}))

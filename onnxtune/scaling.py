@@ -19,6 +19,7 @@ from torch import Tensor
 from onnxtune.export import native
 from onnxtune.judging import Court
 from onnxtune.learned import ir_node
+from onnxtune.losses import Loss
 from onnxtune.model import load
 from onnxtune.partition import Partition
 from onnxtune.preparation import Prepared, prepare
@@ -36,6 +37,10 @@ _FACTORS = np.exp(np.linspace(-1.5, 1.5, 61))
 # Factors of p - 1/K for the probabilities p of a forest.
 _LOGIT_FACTORS = (2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 36.0)
 
+# The rows of one sample may all be easy; as many more as this are taken to be of any class (Agresti
+# and Coull 1998, "Approximate Is Better than Exact", add four observations to a proportion).
+_ROWS_OF_ANY_CLASS = 4
+
 # How far the scaled model's scores may be from the factor's, over their size.
 _TOLERANCE = 1e-3
 
@@ -47,9 +52,10 @@ def scaled(court: Court, module: OnnxModule, trained: Iterable[str]) -> OnnxModu
     the loss, where the scores do not come of trained tensors alone, or where 1 is best.
     """
     rows = court.rows(module, ["hard"])
-    if court.settings.loss.of_source:
+    loss = court.settings_for(module).loss
+    if loss.of_source:
         return _multiplied(court, module, rows, set(trained))
-    if court.settings.loss.name == "log":
+    if loss.name == "log":
         return _in_logits(court, module, rows, set(trained))
     return None
 
@@ -60,8 +66,8 @@ def _multiplied(
     names = scale_tensors(module.prepared, module.cut, court.settings.output)
     if not names or not trained.issuperset(names):
         return None
-    before = _scores(court, module, rows)
-    losses = [float(court.settings.loss.rows(before * a, rows.target).mean()) for a in _FACTORS]
+    before, loss = _scores(court, module, rows), court.settings_for(module).loss
+    losses = [_total(loss, before * factor, rows.target) for factor in _FACTORS]
     factor = float(_FACTORS[int(np.argmin(losses))])
     if factor == 1.0 or _known_by_heart(court, factor, float(_FACTORS[-1])):
         return None
@@ -80,8 +86,9 @@ def _in_logits(
     centred = share - 1 / classes
     losses = []
     for factor in _LOGIT_FACTORS:
-        found = torch.nn.functional.cross_entropy(factor * centred, rows.target)
-        losses.append(float(found))
+        scores = torch.log_softmax(factor * centred, dim=1)
+        of_right = scores.gather(1, rows.target[:, None]).sum()
+        losses.append(-float(of_right + _ROWS_OF_ANY_CLASS * scores.mean()))
     factor = _LOGIT_FACTORS[int(np.argmin(losses))]
     if _known_by_heart(court, factor, _LOGIT_FACTORS[-1]):
         return None
@@ -92,6 +99,16 @@ def _in_logits(
     expected = torch.softmax(factor * centred, dim=1)
     made = new.links[court.settings.output].link != "identity"
     return new if made and _agrees(court, new, expected, linked=True) else None
+
+
+def _total(loss: Loss, scores: Tensor, target: Tensor) -> float:
+    """The loss of all rows, and of a few more whose class may be any."""
+    found = float(loss.rows(scores, target).sum())
+    if loss.target == "numbers":
+        return found
+    classes = range(scores.shape[1] if loss.target == "classes" else 2)
+    others = [float(loss.rows(scores, torch.full_like(target, k)).mean()) for k in classes]
+    return found + _ROWS_OF_ANY_CLASS * sum(others) / len(classes)
 
 
 def _known_by_heart(court: Court, factor: float, largest: float) -> bool:
@@ -157,7 +174,7 @@ def scale_tensors(prepared: Prepared, cut: Partition, output: str) -> list[str]:
 def _scores(court: Court, module: OnnxModule, rows: Rows) -> Tensor:
     """[N, K]: what the loss takes of the validation rows."""
     with torch.no_grad():
-        return loss_input(module, {}, rows, court.settings, "hard")
+        return loss_input(module, {}, rows, court.settings_for(module), "hard")
 
 
 def _agrees(court: Court, module: OnnxModule, expected: Tensor, linked: bool = False) -> bool:

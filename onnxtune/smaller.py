@@ -72,10 +72,10 @@ def smaller(
     rows = core_rows(module, part, split.target[:some], ["hard"], list(module.learned))
     # Leaves that are distributions must keep their sum; of others training rows tell the size.
     tried = [shares] if bound else [dict.fromkeys(kept, f) for f in _FACTORS] + [shares]
-    losses = []
+    losses, settings = [], court.settings_for(module)
     for scale in tried:
         module.load_tensors(carried(new, own, scale))
-        losses.append(float(evaluate(module, {}, rows, court.settings, "hard").mean()))
+        losses.append(float(evaluate(module, {}, rows, settings, "hard").mean()))
     scale = tried[min(range(len(tried)), key=losses.__getitem__)]
     proto = native(new.prepared, carried(new, own, scale)).proto
     return court.module(prepare(load(proto)), "hard"), size
@@ -91,9 +91,9 @@ def _first_of_each(groups: Array, share: float) -> Array:
     return np.flatnonzero(rank < allowed[groups])
 
 
-def teacher_for(problem: Problem, split: Split) -> Tensor:
-    """What the original puts out for the training rows, as the loss takes a target, [N, K]."""
-    found = hard_output(problem.original, split.table.feed, problem.output)
+def teacher_for(problem: Problem, whole: OnnxModule, split: Split) -> Tensor:
+    """What the whole model puts out for the training rows, as the loss takes a target, [N, K]."""
+    found = hard_output(whole, split.table.feed, problem.output)
     value = found.reshape(len(found), -1)
     return as_target(value, problem.loss, problem.scored)
 
