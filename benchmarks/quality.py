@@ -117,8 +117,8 @@ def main() -> int:
     order = _names(options)
     runs.sort(key=lambda one: (order.index(one["name"]), one["seed"], one.get("size", 0)))
     print(report.null_text(runs) if options.null else report.text(runs))
-    whole = not (options.only or options.apart or options.null or options.tables or extra.keys()
-                 - {"device"} or options.seeds)  # fmt: skip
+    narrowed = (options.only, options.apart, options.null, options.tables, options.seeds)
+    whole = options.sizes == [1, 4] and not any(narrowed) and not extra.keys() - {"device"}
     to = options.json or (RESULTS if whole else None)
     if to is not None:
         to.parent.mkdir(parents=True, exist_ok=True)

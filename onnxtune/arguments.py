@@ -63,7 +63,7 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument(
         "--valid",
         default="0.2",
-        help="a share of the rows (default: 0.2; of fewer than 1,000 rows every fifth in turn), a "
+        help="a share of the rows (default: 0.2; of up to 1,000 rows every fifth in turn), a "
         "file of rows, 'last' for the last fifth, or a column whose groups are kept whole",
     )
     command.add_argument(
@@ -75,8 +75,8 @@ def command_line() -> argparse.ArgumentParser:
         "--routing",
         choices=["auto", "soft", "straight-through", "leaves"],
         default="auto",
-        help="how trees pass rows on in training (default: soft where the forecast is below a "
-        "minute, else straight-through)",
+        help="how trees pass rows on in training (default: leaves alone, and soft where the "
+        "forecast is below a minute, else straight-through)",
     )
     command.add_argument(
         "--temperature",

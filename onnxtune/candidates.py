@@ -18,7 +18,7 @@ from onnxtune.random_start import random_start
 from onnxtune.resizing import dithered, holders, tree_nodes, tree_shapes
 from onnxtune.result import Candidate
 from onnxtune.rows import Rows, core_rows
-from onnxtune.scaling import scaled
+from onnxtune.scaling import known_by_heart, scaled
 from onnxtune.smaller import smaller, teacher_for
 from onnxtune.torch_module import OnnxModule
 from onnxtune.training_loop import Epoch, Trained, train
@@ -31,6 +31,9 @@ ROUTINGS: tuple[TuneRouting, ...] = ("auto", "soft", "straight-through", "leaves
 
 # Copies of the trees that may stand for a soft model, as far as `max_size` allows.
 _COPIES = (1, 2, 4, 8, 16)
+
+# A protobuf holds no more than 2 GiB.
+_MOST_BYTES = 1.9e9
 
 # Widths of gates that are tried, in units of their features' spread; narrower ones than the least
 # let no gradient through.
@@ -58,6 +61,7 @@ class Task:
         court: judges what comes of it.
         temperature: of soft gates; None to choose it on the validation rows.
         own_rate: whether the learning rate was given.
+        turns: how many times it will all be done.
         random: whether to start from random numbers.
     """
 
@@ -67,6 +71,7 @@ class Task:
     court: Court
     temperature: float | None
     own_rate: bool
+    turns: int
     random: bool
 
 
@@ -75,7 +80,8 @@ class Run:
     """What was trained and found.
 
     `routing` is that of the last training; `cached_bytes` what was kept of the rows;
-    `temperature` the width of soft gates.
+    `temperature` the width of soft gates; `known_by_heart` whether the model seems to have been
+    fitted on the validation rows.
     """
 
     candidates: list[Candidate]
@@ -83,6 +89,7 @@ class Run:
     routing: Routing
     cached_bytes: int
     temperature: float
+    known_by_heart: bool
 
 
 def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
@@ -95,6 +102,7 @@ def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
     """
     court, start, size, teacher = task.court, task.problem.original, 1.0, None
     better = None if task.random else scaled(court, start, task.trained)
+    known = not task.random and known_by_heart(court, start)
     if max_size < 1:
         # The part follows the whole model as it is once its scores have the right size.
         whole = better or start
@@ -127,7 +135,7 @@ def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
         held = max(held, size_of_cache)
         history.extend(outcome.history)
         found.extend(_judged(work, outcome, mode, speed))
-    return Run(found, history, trainings[-1][0], held, court.temperature)
+    return Run(found, history, trainings[-1][0], held, court.temperature, known)
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,7 @@ def _started(
 ) -> tuple[OnnxModule, dict[str, Learned]]:
     """The model with the numbers that training starts from, and these with their units."""
     feed, seed = task.split.table.feed, task.court.settings.seed
-    moved = random_start(start, feed, seed) if task.random else centred(start, feed)
+    moved = random_start(start, feed, seed) if task.random else centred(start, feed, trained)
     moved = {name: value for name, value in moved.items() if name in trained}
     module = task.court.module(start.prepared, "hard")
     module.load_tensors(moved)
@@ -196,11 +204,13 @@ def _temperature(court: Court, start: OnnxModule) -> float:
 def _judged(work: _Work, trained: Trained, mode: Routing, speed: float) -> Iterator[Candidate]:
     """The models that come of one training."""
     court, prepared = work.court, work.start.prepared
+    # What was not trained this time was trained upon all the same.
+    tensors = {name: work.learned[name].value for name in work.trained} | trained.hard
     if trained.soft is None:
         name = "leaves" if mode == "hard" else _name(work, mode, speed)
-        yield court.judge(name, "hard", work.size, prepared, trained.hard)
+        yield court.judge(name, "hard", work.size, prepared, tensors)
         return
-    yield court.judge("soft, thresholds kept", "hard", work.size, prepared, trained.hard)
+    yield court.judge("soft, thresholds kept", "hard", work.size, prepared, tensors)
     yield from _softened(work, trained.soft, "soft")
 
 
@@ -219,7 +229,8 @@ def _softened(work: _Work, tensors: Mapping[str, Array], name: str) -> Iterator[
     moved = [name for name in work.task.trained if name.endswith("/thresholds")]
     trees = tree_nodes(prepared, holders(moved))
     for copies in _COPIES if trees else ():
-        if copies * work.size <= work.max_size * (1 + 1e-9):
+        fits = copies * prepared.source.proto.ByteSize() < _MOST_BYTES
+        if fits and copies * work.size <= work.max_size * (1 + 1e-9):
             new, numbers = dithered(
                 prepared, learned, tensors, trees, copies, court.temperature, court.settings.seed
             )
@@ -241,7 +252,8 @@ def _trainings(task: Task, module: OnnxModule, routing: TuneRouting) -> list[tup
     if routing == "straight-through":
         return [steps]
     seconds = 1e-9 * sum(step_cost(shape, "soft") for shape in shapes)
-    affordable = seconds * task.split.table.rows * task.court.settings.epochs <= _AFFORDABLE
+    passes = task.split.table.rows * task.court.settings.epochs * task.turns
+    affordable = seconds * passes <= _AFFORDABLE
     # Leaves alone cost next to nothing, since it is known which of them every row reaches.
     return [("hard", 1.0), ("soft", 1.0) if affordable else steps]
 

@@ -6,7 +6,7 @@ takes 1e-35 to the other side of all zeros, and a soft gate there is half open f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -21,7 +21,9 @@ _ROWS, _SHARE = 5, 0.02
 _MOST_ROWS = 10_000
 
 
-def centred(module: OnnxModule, feed: Mapping[str, Array]) -> dict[str, Array]:
+def centred(
+    module: OnnxModule, feed: Mapping[str, Array], trained: Collection[str]
+) -> dict[str, Array]:
     """Thresholds beside a repeated value -> the middle between it and the next value.
 
     No row of `feed` is routed otherwise than before.
@@ -29,18 +31,20 @@ def centred(module: OnnxModule, feed: Mapping[str, Array]) -> dict[str, Array]:
     Args:
         module: the model.
         feed: rows, as `onnxtune.data.load` makes them.
+        trained: names of the tensors that may move.
 
     Returns:
         Tensor name -> value, of the tensors of thresholds that a feature's values are known for.
     """
-    names = [name for name, held in module.learned.items() if held.group == "thresholds"]
+    names = [n for n in trained if n in module.learned and module.learned[n].group == "thresholds"]
     sample = {name: array[:_MOST_ROWS] for name, array in feed.items()}
     found = {}
     for name, (data, features) in met_values(module.prepared, names, sample).items():
         tensor = module.learned[name]
         value = tensor.value.astype(np.float64)
-        for feature in np.unique(features):
-            own = features == feature
+        order = np.argsort(features, kind="stable")
+        used, first = np.unique(features[order], return_index=True)
+        for feature, own in zip(used.tolist(), np.split(order, first[1:]), strict=True):
             value[own] = _between(value[own], data[:, feature], tensor.value.dtype)
         moves = (np.broadcast_to(tensor.unit, value.shape) != 0) & np.isfinite(tensor.value)
         new = np.where(moves, value, tensor.value).astype(tensor.value.dtype)

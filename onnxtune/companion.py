@@ -16,24 +16,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onnxtune.companion_graph import NetLink, Port, with_companion
+from onnxtune.companion_graph import NetLink, Port, check_opset, with_companion
 from onnxtune.companion_net import NetLoss, Networks, trained
 from onnxtune.errors import UnsupportedError
 from onnxtune.export import native
 from onnxtune.judging import Court, Held
+from onnxtune.memory import memory_at_hand
 from onnxtune.metrics import paired
 from onnxtune.model import load
 from onnxtune.preparation import Prepared, prepare
 from onnxtune.problem import Problem, Split
 from onnxtune.result import Candidate
-from onnxtune.rows import hard_output
+from onnxtune.rows import hard_output, some_rows
+from onnxtune.torch_module import OnnxModule
+from onnxtune.tune_report import COMPANION
 from rewrites.core.rewrite import Array
-
-NAME = "with companion"
 
 # Parts of the validation rows; of each network one judges it, the next two stop it and set its
 # share, and the rest are trained on.
 _FOLDS = 5
+
+# What training takes at most, over the rows as numbers of four bytes.
+_COPIES = 6
+
+# With fewer validation rows none is taken: of so few a network may get each right by chance.
+_FEWEST = 100
 
 # The model's shares that are tried.
 _SHARES = np.linspace(0, 1, 21)
@@ -57,31 +64,57 @@ class _Kind:
     value_loss: NetLoss
 
 
-def accompanied(problem: Problem, split: Split, court: Court, taken: Candidate | None) -> Candidate:
-    """The model with a companion, judged on validation rows that chose nothing of it.
+def check_companion(problem: Problem, split: Split) -> None:
+    """Refuse what no companion can be made for, before anything is trained.
+
+    Raises:
+        UnsupportedError: the output is no number, rate or probability, or not one row of them a
+            row; the rows are no matrix, or too large a one; or the model's opset is too old.
+    """
+    _kind(problem, (np.zeros(1), np.ones(1)))
+    check_opset(problem.prepared.source.proto)
+    found = hard_output(problem.original, some_rows(split.valid.table), problem.output)
+    if found.dim() > 2:
+        raise UnsupportedError(
+            f"a companion needs an output of one row of numbers a row, and '{problem.output}' has "
+            f"shape {list(found.shape)}."
+        )
+    columns = _matrix(split.valid.entering).shape[1]
+    size = _COPIES * 4 * columns * (split.table.rows + split.valid.table.rows)
+    if size > memory_at_hand():
+        raise UnsupportedError(
+            f"a companion of {columns:,} columns would take about {size / 1e9:.2g} GB, and "
+            f"{memory_at_hand() / 1e9:.2g} GB are at hand; give fewer rows."
+        )
+
+
+def accompanied(
+    problem: Problem, split: Split, court: Court, taken: Candidate | None
+) -> tuple[Candidate, bool]:
+    """The model with a companion, and whether it gains beyond chance.
+
+    It is judged on validation rows that chose nothing of it, and must gain on the original and on
+    what would be handed out without it. All are judged by what their outputs hold.
 
     Args:
         problem: what is tuned toward.
         split: the rows.
         court: what judges; its validation rows are the split's.
         taken: the tuned model that was taken; None for the original.
-
-    Raises:
-        UnsupportedError: the output is no number, rate or probability, or the rows are no matrix.
     """
-    kind = _kind(problem)
     prepared = problem.prepared if taken is None else taken.prepared
     tensors: Mapping[str, Array] = {} if taken is None else taken.tensors
     module = court.module(prepared, "hard")
     module.load_tensors(tensors)
 
-    def output(held: Held) -> Tensor:
-        found = hard_output(module, held.table.feed, problem.output).double().cpu()
+    def output(model: OnnxModule, held: Held) -> Tensor:
+        found = hard_output(model, held.table.feed, problem.output).cpu().double()
         return found.reshape(len(found), -1)
 
     valid = split.valid
-    own = output(valid)
+    own = output(module, valid)
     rows, target, scale = _rows(problem, split)
+    kind = _kind(problem, scale)
     count, fit = len(valid.target), len(split.target)
     fold = np.random.default_rng(court.settings.seed).permutation(count) % _FOLDS
     parts = [fit + np.flatnonzero(fold == k) for k in range(_FOLDS)]
@@ -112,25 +145,21 @@ def accompanied(problem: Problem, split: Split, court: Court, taken: Candidate |
     made = _with(problem, native(prepared, tensors).proto, networks, kind.link, share, own, valid)
     test = None
     if court.test is not None:
-        blended = share * output(court.test) + (1 - share) * _values(
+        blended = share * output(module, court.test) + (1 - share) * _values(
             kind, networks, _matrix(court.test.entering)
         ).mean(dim=0)
         test = float(kind.value_loss(blended, torch.as_tensor(court.test.target)).mean())
+    untouched = kind.value_loss(output(problem.original, valid), wanted).numpy()
+    verdict = replace(court, original=untouched).verdict(losses)
+    gain, _, z = paired(losses, kind.value_loss(own, wanted).numpy())
+    helps = verdict.accepted and gain > 0 and z > court.needed_z and count >= _FEWEST
     size = 1.0 if taken is None else taken.size
-    return Candidate(
-        NAME, "hard", size, made, {}, court.verdict(losses), losses, test, court.temperature
-    )
+    made_of = Candidate(COMPANION, "hard", size, made, {}, verdict, losses, test, court.temperature)
+    return made_of, helps
 
 
-def helps(court: Court, companion: Candidate, taken: Candidate | None) -> bool:
-    """Whether it gains beyond chance on what would be handed out without it, and the original."""
-    # Where folds took turns, the court's rows are the first of those that were judged on.
-    before = court.original if taken is None else taken.losses[: len(court.original)]
-    gain, _, z = paired(companion.losses, before)
-    return companion.verdict.accepted and gain > 0 and z > court.needed_z
-
-
-def _kind(problem: Problem) -> _Kind:
+def _kind(problem: Problem, scale: tuple[Array, Array]) -> _Kind:
+    """Networks learn plain numbers less `scale`'s first, over its second."""
     loss, scored = problem.loss, problem.scored
     if loss.name == "log" and loss.target == "classes":
         if not scored.distribution:
@@ -147,9 +176,12 @@ def _kind(problem: Problem) -> _Kind:
     if loss.name == "poisson":
         return _Kind("exp", _log_rate_losses, _rate_losses)
 
-    def rows(value: Tensor, target: Tensor) -> Tensor:
-        flat = loss.rows(value.reshape(-1, value.shape[-1]), target.reshape(-1, *target.shape[2:]))
-        return flat.reshape(value.shape[:-1])
+    mean, spread = (torch.from_numpy(each.astype(np.float32)) for each in scale)
+
+    def rows(scores: Tensor, target: Tensor) -> Tensor:
+        value = (scores * spread + mean).reshape(-1, scores.shape[-1])
+        flat = loss.rows(value, target.reshape(-1, *target.shape[2:]))
+        return flat.reshape(scores.shape[:-1])
 
     def value_rows(value: Tensor, target: Tensor) -> Tensor:
         return loss.rows(value, target)
@@ -205,7 +237,7 @@ def _matrix(entering: Sequence[Array]) -> Array:
 def _rows(problem: Problem, split: Split) -> tuple[Array, Tensor, tuple[Array, Array]]:
     """All rows, training rows first; their target as networks take it; and how to come back.
 
-    Numbers are standardised, so that one step size fits all.
+    Scores for plain numbers are learned in standardised units, so that one step size fits all.
     """
     fitted = problem.original.run_prefix(split.table.feed)
     rows = np.concatenate([_matrix(fitted), _matrix(split.valid.entering)])
@@ -217,7 +249,7 @@ def _rows(problem: Problem, split: Split) -> tuple[Array, Tensor, tuple[Array, A
     if problem.loss.target == "numbers" and problem.loss.name not in ("log", "poisson"):
         mean, spread = split.target.mean(axis=0), split.target.std(axis=0)
         spread = np.where(spread > 0, spread, 1.0)
-    return rows, torch.from_numpy(((numbers - mean) / spread).astype(np.float32)), (mean, spread)
+    return rows, torch.from_numpy(numbers.astype(np.float32)), (mean, spread)
 
 
 def _rescaled(networks: Networks, scale: tuple[Array, Array]) -> Networks:
@@ -264,7 +296,7 @@ def _with(
         for value, array in zip(original.cut.inputs, valid.entering, strict=True)
     ]
     value = problem.prepared.type_of(original.cut.outputs[problem.output])
-    rank = 2 if value.shape is None else len(value.shape)
+    rank = hard_output(original, some_rows(valid.table), problem.output).dim()
     blended = Port(value.name, np.dtype(value.dtype), rank)
     labels = problem.labels if own.shape[1] > 1 else None
     return prepare(load(with_companion(proto, inputs, blended, networks, link, share, labels)))

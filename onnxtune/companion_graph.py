@@ -90,14 +90,10 @@ def with_companion(
     """
     made = onnx.ModelProto()
     made.CopyFrom(proto)
+    check_opset(made)
     opset = opset_of(made)
     if opset is None:
         set_opset(made, "", OPSET)
-    elif opset < _OLDEST_OPSET:
-        raise UnsupportedError(
-            f"a companion needs opset {_OLDEST_OPSET} or newer, and the model has {opset}; convert "
-            "it with onnx.version_converter first."
-        )
     graph = made.graph
     maker = next((n for n, node in enumerate(graph.node) if value.name in node.output), None)
     if maker is None:
@@ -121,13 +117,45 @@ def with_companion(
     nodes.nodes.clear()
     if labels is not None:
         names = label_outputs(proto)
-        _relabel(graph, rest + before, nodes, value.name, names, labels)
-    every = [*before, *blend, *rest, *nodes.nodes]
+        _relabel(graph, before + rest, nodes, value.name, names, labels)
+    every = _in_order([*before, *blend, *rest, *nodes.nodes])
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in every]
     del graph.node[:]
     graph.node.extend(copies)
     graph.initializer.extend(nodes.constants)
     return made
+
+
+def check_opset(proto: onnx.ModelProto) -> None:
+    """Refuse a model whose opset lacks an operator that is needed.
+
+    Raises:
+        UnsupportedError: it does.
+    """
+    opset = opset_of(proto)
+    if opset is not None and opset < _OLDEST_OPSET:
+        raise UnsupportedError(
+            f"a companion needs opset {_OLDEST_OPSET} or newer, and the model has {opset}; convert "
+            "it with onnx.version_converter first."
+        )
+
+
+def _in_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Nodes behind what they read, otherwise in the order they have."""
+    made = {name for node in nodes for name in node.output if name}
+    waiting = [{name for name in node.input if name in made} for node in nodes]
+    found: list[onnx.NodeProto] = []
+    left = list(range(len(nodes)))
+    while left:
+        later = []
+        for place in left:
+            if waiting[place] & made:
+                later.append(place)
+                continue
+            found.append(nodes[place])
+            made.difference_update(nodes[place].output)
+        left = later
+    return found
 
 
 def _mean_output(
@@ -178,17 +206,19 @@ def _relabel(
     outputs: Sequence[str],
     labels: Labels,
 ) -> None:
-    """Label outputs that are not made from the blended scores [N, K] are made from them."""
+    """Label outputs that are not made from the blended scores [N, K] are made from them.
+
+    What the graph makes of a label, such as whether it is of one class, follows from the new one.
+    """
     follows = {scores}
-    for node in others:
-        if any(name in follows for name in node.input):
-            follows.update(node.output)
-    for name in outputs:
+    makers = {name: node for node in others for name in node.output if name in outputs}
+    for name, maker in makers.items():
+        for node in others:
+            if any(read in follows for read in node.input):
+                follows.update(node.output)
         if name in follows:
             continue
-        maker = next((node for node in others if name in node.output), None)
-        if maker is None:
-            continue
+        follows.add(name)
         maker.output[list(maker.output).index(name)] = nodes.name("model_label")
         (kind,) = (o.type.tensor_type.elem_type for o in graph.output if o.name == name)
         table = np.array(labels, dtype=object if isinstance(labels[0], str) else np.int64)

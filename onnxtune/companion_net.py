@@ -20,6 +20,9 @@ _HIDDEN = (64, 64)
 # Adam's step and weight decay, and passes over the rows at most.
 _RATE, _DECAY, _EPOCHS = 3e-3, 1e-4, 150
 
+# Steps at most, whatever the number of rows.
+_STEPS = 20_000
+
 # Epochs without a better loss before a network stops.
 _PATIENCE = 15
 
@@ -118,8 +121,9 @@ def trained(
     held = [torch.from_numpy(rows) for rows in stops]
     fewest = min(len(rows) for rows in trains)
     steps = 0
-    with progress(_EPOCHS, "companion") as bar:
-        for _ in range(_EPOCHS):
+    epochs = min(_EPOCHS, max(1, _STEPS * batch_size // fewest))
+    with progress(epochs, "companion") as bar:
+        for _ in range(epochs):
             order = _shuffled(trains, fewest, generator)
             for rows in torch.split(order, batch_size, dim=1):
                 optimizer.zero_grad()

@@ -1,11 +1,12 @@
-"""Copies of a model that leave out what is large."""
+"""Copies of a model that leave out what is large, and nodes with other attributes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 
 from rewrites.core.attributes import is_long
 
@@ -45,3 +46,15 @@ def _copy_fields(source: Any, target: Any, but: str) -> None:
             place.CopyFrom(value)
         else:
             setattr(target, field.name, value)
+
+
+def replace_attributes(node: onnx.NodeProto, attributes: Sequence[ir.Attr]) -> None:
+    """Put attributes in the place of those of the same names, and others last."""
+    new = {attribute.name: attribute for attribute in attributes}
+    made = []
+    for held in node.attribute:
+        other = new.pop(held.name, None)
+        made.append(held if other is None else ir.serde.serialize_attribute(other))
+    made.extend(ir.serde.serialize_attribute(other) for other in new.values())
+    del node.attribute[:]
+    node.attribute.extend(made)

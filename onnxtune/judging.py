@@ -147,23 +147,25 @@ def convene(
 
 
 def pooled(
-    courts: Sequence[Court], found: Sequence[list[Candidate]]
+    courts: Sequence[Court], first: list[Candidate], others: Sequence[Mapping[str, Array]]
 ) -> tuple[Court, list[Candidate]]:
     """Courts of several folds as one: losses on the rows of all, and the first fold's models.
 
-    Candidates are those that every fold brought.
+    Args:
+        courts: one a fold.
+        first: the candidates of the first fold.
+        others: of each other fold, the losses of its candidates by name. Only those that every
+            fold brought are kept.
     """
-    court = courts[0]
     if len(courts) == 1:
-        return court, found[0]
-    whole = replace(court, original=np.concatenate([each.original for each in courts]))
-    others = [{c.name: c for c in fold} for fold in found[1:]]
+        return courts[0], first
+    whole = replace(courts[0], original=np.concatenate([each.original for each in courts]))
     together = []
-    for first in found[0]:
-        same = [fold[first.name] for fold in others if first.name in fold]
+    for candidate in first:
+        same = [fold[candidate.name] for fold in others if candidate.name in fold]
         if len(same) == len(others):
-            losses = np.concatenate([c.losses for c in (first, *same)])
-            together.append(replace(first, losses=losses, verdict=whole.verdict(losses)))
+            losses = np.concatenate([candidate.losses, *same])
+            together.append(replace(candidate, losses=losses, verdict=whole.verdict(losses)))
     return whole, together
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnxtune
-from onnxtune import companion
 from onnxtune.candidates import Run
 from onnxtune.export import native
 from onnxtune.judging import Court, best, check_file
@@ -15,6 +14,7 @@ from onnxtune.preparation import Prepared
 from onnxtune.problem import Problem, Split
 from onnxtune.reliability import reliability
 from onnxtune.result import FORMS, Candidate, Form, TuneResult
+from onnxtune.tune_report import COMPANION
 from rewrites.core.naming import node_names
 
 
@@ -25,6 +25,7 @@ def outcome(
     court: Court,
     run: Run,
     taken: Mapping[Form, Candidate | None],
+    beneath: Candidate | None,
     asked: Mapping[str, Any],
     started: float,
 ) -> TuneResult:
@@ -37,6 +38,7 @@ def outcome(
         court: what judged.
         run: what was found.
         taken: the candidates that are handed out, by form.
+        beneath: what a companion that was taken stands beside; None for the original.
         asked: the arguments that the report repeats.
         started: when the run began, by `time.perf_counter`.
 
@@ -47,7 +49,7 @@ def outcome(
     first = parts[0]
     hard, soft = taken["hard"], taken["soft"]
     # A companion is judged apart, against what is taken without it.
-    found = [candidate for candidate in run.candidates if candidate.name != companion.NAME]
+    found = [candidate for candidate in run.candidates if candidate.name != COMPANION]
     shown = {form: taken[form] or best(found, form, accepted=False) for form in FORMS}
     verdicts = {form: one.verdict for form, one in shown.items() if one is not None}
     module, written = original, native(prepared, {})
@@ -55,21 +57,22 @@ def outcome(
         module = court.module(hard.prepared, "hard")
         module.load_tensors(hard.tensors)
         module.temperature = run.temperature
-        written = native(hard.prepared, hard.tensors)
-        check_file(module, written.proto, first.valid.table, problem.output)
-    elif soft is not None:
-        written = native(soft.prepared, soft.tensors)
+        check_file(
+            module, native(hard.prepared, hard.tensors).proto, first.valid.table, problem.output
+        )
+    changed = beneath if hard is not None and hard.name == COMPANION else hard or soft
+    if changed is not None:
+        written = native(changed.prepared, changed.tensors)
     # Of validation rows the networks of a companion have learned.
-    known = hard is not None and (court.test is not None or hard.name != companion.NAME)
+    known = hard is not None and (court.test is not None or hard.name != COMPANION)
     curve = reliability(problem, court.test or first.valid, module if known else None)
     module.routing = run.routing
-    changed = hard or soft
     replaced = dict(written.replaced)
     for node, why in {} if changed is None else logits(prepared, changed.prepared).items():
         replaced[node] = f"{replaced[node]}; {why}" if node in replaced else why
     rows = sum(part.valid.table.rows for part in parts)
     report = {
-        "accepted": hard is not None or soft is not None,
+        "accepted": any(c is not None and c.verdict.accepted for c in (hard, soft)),
         "output": problem.output,
         "loss": problem.loss.name,
         **asked,
@@ -79,7 +82,7 @@ def outcome(
         "folds": len(parts),
         "epochs": len(run.history),
         "verdicts": {
-            form: {**vars(verdict), "accepted": taken[form] is not None}
+            form: {**vars(verdict), "accepted": taken[form] is not None and verdict.accepted}
             for form, verdict in verdicts.items()
         },
         "candidates": [candidate.to_dict() for candidate in run.candidates],

@@ -32,6 +32,9 @@ _FEW_ROWS = 1000
 
 _FOLDS = 5
 
+# Rows that tell on which scale a model predicts.
+_LOOKED_AT = 1000
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -106,12 +109,36 @@ def pose(
     original = OnnxModule(prepared, cut, spreads, "hard", temperature).to(device)
     scored = _look_at(original, table, name, labels)
     chosen = choose_loss(loss, scored)
-    if transform is not None and (chosen.target != "numbers" or chosen.of_source):
+    plain = chosen.target == "numbers" and chosen.name not in ("poisson", "log")
+    if transform is not None and not plain:
         raise ArgumentError(
             f"target_transform='{transform}' is for outputs that are plain numbers, and "
             f"'{name}' is tuned with the {chosen.name} loss."
         )
-    return Problem(original, name, scored, labels, chosen, transform)
+    problem = Problem(original, name, scored, labels, chosen, transform)
+    if transform is not None:
+        _check_scale(problem, table)
+    return problem
+
+
+def _check_scale(problem: Problem, table: Table) -> None:
+    """Refuse a model that predicts the target itself where the target is to be transformed.
+
+    Raises:
+        ArgumentError: it does.
+    """
+    assert problem.transform is not None
+    some = min(table.rows, _LOOKED_AT)
+    plain = target_for(table, problem.loss, problem.labels, problem.scored.columns)[:some]
+    found = hard_output(problem.original, take(table.feed, slice(some)), problem.output)
+    own = found.double().cpu().numpy().reshape(plain.shape)
+    inner = transformed(problem.transform, plain)
+    if np.abs(own - plain).mean() < np.abs(own - inner).mean():
+        raise ArgumentError(
+            f"target_transform='{problem.transform}' is for a model that was fitted on the "
+            f"{problem.transform} of the target, and '{problem.output}' is nearer to the target "
+            "itself; leave it out."
+        )
 
 
 def splits(
@@ -128,10 +155,11 @@ def splits(
         return [Split(given, target, problem.held(apart))]
     rng = np.random.default_rng(seed)
     classes = problem.loss.target != "numbers"
-    kept, out = hold_out(given, target, classes, valid, rng)
-    if given.rows > _FEW_ROWS or not isinstance(valid, Real):
+    grouped = isinstance(valid, str) and given.groups is not None
+    if given.rows > _FEW_ROWS or not (grouped or isinstance(valid, Real)):
+        kept, out = hold_out(given, target, classes, valid, rng)
         return [_split(problem, given, target, kept, out)]
-    parts = folds(target, classes, _FOLDS, rng)
+    parts = folds(target, classes, _FOLDS, rng, given.groups if grouped else None)
     every = np.arange(given.rows)
     return [_split(problem, given, target, np.setdiff1d(every, part), part) for part in parts]
 

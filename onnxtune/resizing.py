@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
+from onnxtune.copying import replace_attributes
 from onnxtune.learned import ir_node
 from onnxtune.model import load
 from onnxtune.preparation import Prepared, prepare
@@ -80,11 +80,7 @@ def resized(prepared: Prepared, trees: Mapping[str, Array]) -> Resized:
             continue
         read = ir_node(prepared, node, name)
         found = rewrite.ensemble.take(read, trees[name])
-        replaced = {attribute.name for attribute in found.attributes}
-        kept = [held for held in node.attribute if held.name not in replaced]
-        del node.attribute[:]
-        node.attribute.extend(kept)
-        node.attribute.extend(ir.serde.serialize_attribute(each) for each in found.attributes)
+        replace_attributes(node, found.attributes)
         taken[name] = found
     return Resized(prepare(load(proto)), taken)
 

@@ -129,7 +129,7 @@ class TuneResult:
     @property
     def accepted(self) -> bool:
         """Whether any form is better than the original beyond its standard error."""
-        return self.hard is not None or self.soft is not None
+        return any(c is not None and c.verdict.accepted for c in (self.hard, self.soft))
 
     def model(self, form: SavedForm = "native") -> onnx.ModelProto:
         """The tuned model; the original in that form where tuning did not help.

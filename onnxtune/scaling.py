@@ -7,19 +7,20 @@ Calibration of Modern Neural Networks", section 4.2, call it temperature scaling
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from onnxtune.copying import replace_attributes
 from onnxtune.export import native
 from onnxtune.judging import Court
 from onnxtune.learned import ir_node
-from onnxtune.losses import Loss
+from onnxtune.links import Source
+from onnxtune.losses import Loss, choose_loss
 from onnxtune.model import load
 from onnxtune.partition import Partition
 from onnxtune.preparation import Prepared, prepare
@@ -29,10 +30,8 @@ from onnxtune.training_loop import loss_input
 from rewrites.core.naming import node_names
 from rewrites.core.registry import find
 
-_log = logging.getLogger(__name__)
-
 # Factors of scores that already stand in front of a link.
-_FACTORS = np.exp(np.linspace(-1.5, 1.5, 61))
+_FACTORS: tuple[float, ...] = tuple(np.exp(np.linspace(-1.5, 1.5, 61)).tolist())
 
 # Factors of p - 1/K for the probabilities p of a forest.
 _LOGIT_FACTORS = (2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 36.0)
@@ -67,9 +66,8 @@ def _multiplied(
     if not names or not trained.issuperset(names):
         return None
     before, loss = _scores(court, module, rows), court.settings_for(module).loss
-    losses = [_total(loss, before * factor, rows.target) for factor in _FACTORS]
-    factor = float(_FACTORS[int(np.argmin(losses))])
-    if factor == 1.0 or _known_by_heart(court, factor, float(_FACTORS[-1])):
+    factor = _chosen(_FACTORS, before, rows.target, loss, float(court.original.mean()))
+    if factor == 1.0:
         return None
     tensors = {name: module.learned[name].value * np.float32(factor) for name in names}
     new = court.module(prepare(load(native(module.prepared, tensors).proto)), "hard")
@@ -84,14 +82,9 @@ def _in_logits(
     if classes < 2 or court.settings.loss.target != "classes":
         return None
     centred = share - 1 / classes
-    losses = []
-    for factor in _LOGIT_FACTORS:
-        scores = torch.log_softmax(factor * centred, dim=1)
-        of_right = scores.gather(1, rows.target[:, None]).sum()
-        losses.append(-float(of_right + _ROWS_OF_ANY_CLASS * scores.mean()))
-    factor = _LOGIT_FACTORS[int(np.argmin(losses))]
-    if _known_by_heart(court, factor, _LOGIT_FACTORS[-1]):
-        return None
+    loss = choose_loss("log", replace(court.scored, source=Source("softmax", "")))
+    limit = float(court.original.mean())
+    factor = _chosen(_LOGIT_FACTORS, centred, rows.target, loss, limit)
     prepared = with_logits(module.prepared, trained, factor)
     if prepared is None:
         return None
@@ -101,29 +94,45 @@ def _in_logits(
     return new if made and _agrees(court, new, expected, linked=True) else None
 
 
-def _total(loss: Loss, scores: Tensor, target: Tensor) -> float:
-    """The loss of all rows, and of a few more whose class may be any."""
-    found = float(loss.rows(scores, target).sum())
-    if loss.target == "numbers":
-        return found
-    classes = range(scores.shape[1] if loss.target == "classes" else 2)
-    others = [float(loss.rows(scores, torch.full_like(target, k)).mean()) for k in classes]
-    return found + _ROWS_OF_ANY_CLASS * sum(others) / len(classes)
+def _chosen(
+    factors: Sequence[float], scores: Tensor, target: Tensor, loss: Loss, limit: float
+) -> float:
+    """The factor of the scores that is best with a few more rows, of any class, than there are.
 
-
-def _known_by_heart(court: Court, factor: float, largest: float) -> bool:
-    """Whether the scores part the validation rows so well that no factor is too large.
-
-    A model does that on rows that it was fitted on, and there tuning only makes it surer of itself.
+    Of those that bring the loss of the given rows within the limit, if any does.
     """
-    if factor < largest:
+    plain, more = [], []
+    for factor in factors:
+        found = loss.rows(scores * factor, target)
+        plain.append(float(found.mean()))
+        any_class = _any_class(loss, scores * factor, target)
+        more.append(float(found.sum()) + _ROWS_OF_ANY_CLASS * any_class)
+    able = [place for place, value in enumerate(plain) if value <= limit]
+    if not able:
+        return float(factors[int(np.argmin(plain))])
+    return float(factors[min(able, key=more.__getitem__)])
+
+
+def _any_class(loss: Loss, scores: Tensor, target: Tensor) -> float:
+    """The mean loss where every row is of every class alike; 0 for numbers."""
+    if loss.target == "numbers":
+        return 0.0
+    classes = scores.shape[1] if loss.target == "classes" else 2
+    found = [float(loss.rows(scores, torch.full_like(target, k)).mean()) for k in range(classes)]
+    return sum(found) / classes
+
+
+def known_by_heart(court: Court, module: OnnxModule) -> bool:
+    """Whether the model gets every validation row right.
+
+    Then they are easy, or it was fitted on them; if so, tuning only makes it surer of itself.
+    """
+    if court.settings.loss.name != "log" or court.settings.loss.target != "classes":
         return False
-    _log.warning(
-        "The model is right on its %d validation rows as if it had been fitted on them; tune it on "
-        "rows that it has not seen, or it gets worse on new ones.",
-        len(court.original),
-    )
-    return True
+    rows = court.rows(module, ["hard"])
+    scores = _scores(court, module, rows)
+    several = len(torch.unique(rows.target)) > 1
+    return several and bool((scores.argmax(dim=1) == rows.target).all())
 
 
 def with_logits(prepared: Prepared, trained: set[str], factor: float) -> Prepared | None:
@@ -138,11 +147,7 @@ def with_logits(prepared: Prepared, trained: set[str], factor: float) -> Prepare
         attributes = rewrite.ensemble.logits(ir_node(prepared, node, name), factor)
         if attributes is None:
             continue
-        replaced = {attribute.name for attribute in attributes}
-        kept = [held for held in node.attribute if held.name not in replaced]
-        del node.attribute[:]
-        node.attribute.extend(kept)
-        node.attribute.extend(ir.serde.serialize_attribute(each) for each in attributes)
+        replace_attributes(node, attributes)
         moved += 1
     return prepare(load(proto)) if moved == 1 else None
 
@@ -188,4 +193,4 @@ def _agrees(court: Court, module: OnnxModule, expected: Tensor, linked: bool = F
         found = _scores(court, module, rows)
     size = float(expected.square().mean().sqrt()) or 1.0
     off = (found - expected).abs().amax(dim=1) > _TOLERANCE * size
-    return bool(off.double().mean() <= 0.01)
+    return bool(off.float().mean() <= 0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,11 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from onnxtune.candidates import ROUTINGS, Task, TuneRouting, candidates
-from onnxtune.companion import accompanied, helps
+from onnxtune.candidates import ROUTINGS, Run, Task, TuneRouting, candidates
+from onnxtune.companion import accompanied, check_companion
 from onnxtune.conversion import check_temperature
 from onnxtune.errors import ArgumentError
-from onnxtune.judging import best, convene, pooled
+from onnxtune.judging import Court, best, convene, pooled
 from onnxtune.losses import RowLoss
 from onnxtune.model import ModelLike, load
 from onnxtune.outcome import outcome
@@ -27,7 +28,10 @@ from onnxtune.smaller import ALLOWED_LOSS
 from onnxtune.target_transforms import TargetTransform
 from onnxtune.targets import warn_of_doubt
 from onnxtune.training_loop import LEARNING_RATES, Settings
-from onnxtune.validation import given_tables, test_table
+from onnxtune.validation import features, given_tables, reported_table
+from rewrites.core.rewrite import Array
+
+_log = logging.getLogger(__name__)
 
 STARTS = ("model", "random")
 
@@ -61,15 +65,16 @@ def tune(
 ) -> TuneResult:
     """Fine-tune the learned numbers of a model end to end.
 
-    The tuned model is taken only where it beats the original on the validation rows by more than
-    the standard error of the difference; otherwise the result holds the original, unchanged.
+    Give rows that the model has not been fitted on. A tuned model is taken only where it beats the
+    original on the validation rows beyond the standard error of the difference; otherwise the
+    result holds the original, unchanged.
 
     Args:
         model: a path, bytes, an `onnx.ModelProto` or a fitted estimator.
         X: the rows, as a 2-D array, a mapping of input name to array, a DataFrame or a path.
         y: the target: an array, or the name of a column of `X`.
-        valid: the share of rows to keep for validation (of fewer than 1,000 rows every fifth takes
-            its turn), (X, y) to validate on, "last" for the last fifth of the rows, the name of a
+        valid: the share of rows to keep for validation (of up to 1,000 rows every fifth takes its
+            turn), (X, y) to validate on, "last" for the last fifth of the rows, the name of a
             column whose groups are kept whole (or an array of them), an array of booleans, or the
             numbers of the rows.
         test: (X, y) to report on besides; nothing is chosen by it.
@@ -78,21 +83,24 @@ def tune(
         output: which float output to tune, where there are several.
         routing: how trees pass rows on in training: "straight-through" (steps with a sigmoid's
             gradient), "soft" (sigmoids; what comes out is made hard again), "leaves" (steps; leaf
-            values alone are tuned); "auto" tries straight-through and, where it costs little
-            more, soft, and takes what validates best.
-        temperature: width of a gate in units of its feature's spread; "auto" is 0.1.
+            values alone are tuned); "auto" tries leaves, and soft where its forecast is within a
+            minute, else straight-through. Models without trees are trained as they are.
+        temperature: width of a gate in units of its feature's spread; "auto" takes the one with
+            which the untrained soft model validates best.
         max_size: how many trees the tuned model may have, over those of the original. From 2 on,
             copies with other thresholds may stand for a soft model; below 1, a part of the trees
             is kept and follows the whole ensemble, and is taken where it loses no more than 2 %.
         companion: whether to try a small network beside the model, blended with it on validation.
         init: "model" starts from the model's own numbers; "random" from random ones in the same
             graph, and hands out what comes of it: a baseline.
-        target_transform: "log1p", "log", "sqrt" or "asinh": the output is compared with that of
-            the target, and the written graph ends in the inverse, so that it predicts y.
+        target_transform: "log1p", "log", "sqrt" or "asinh", for a model that was fitted on that of
+            the target: it is compared with that in training, and the written graph ends in the
+            inverse, so that it predicts y.
         epochs: passes over the rows at most.
         batch_size: rows a step; None takes an eighth of the rows, within 32 and 256.
         lr: Adam's step in standardised units for every tensor; None takes 0.01 for thresholds
-            and 0.003 for all others.
+            and 0.003 for all others, twice that for straight-through routing, and tries four times
+            that, too, for models without trees.
         freeze: globs of tensors that stay as they are, such as "scaler/*".
         patience: epochs without a better validation loss before training stops.
         device: "cpu", "cuda" or another of torch's, or "auto": CUDA where there is one.
@@ -111,11 +119,13 @@ def tune(
     _check_choice("Routing", routing, ROUTINGS)
     _check_choice("init", init, STARTS)
     width = check_temperature(temperature)
-    prepared = prepare(check_native(load(model, X)))
+    prepared = prepare(check_native(load(model, features(X, y, valid))))
     given, apart = given_tables(prepared, X, y, valid)
-    tested = None if test is None else test_table(prepared, test)
+    tested = None if test is None else reported_table(prepared, test, valid)
     problem = pose(prepared, given, output, loss, target_transform, width, _device(device))
     parts = splits(problem, given, apart, valid, seed)
+    if companion:
+        check_companion(problem, parts[0])
     target = np.concatenate([part.valid.target for part in parts])
     warn_of_doubt(target, problem.loss, problem.labels)
     needed_z = _NEEDED_Z_OF_FEW if len(target) < _FEW_ROWS else _NEEDED_Z
@@ -131,7 +141,9 @@ def tune(
         seed=seed,
     )
     reported = None if tested is None else problem.held(tested)
-    courts, runs = [], []
+    courts: list[Court] = []
+    runs: list[Run] = []
+    losses: list[dict[str, Array]] = []
     for split in parts:
         court = convene(
             original,
@@ -149,17 +161,28 @@ def tune(
             court,
             temperature=None if temperature == "auto" else width,
             own_rate=lr is not None,
+            turns=len(parts),
             random=init == "random",
         )
+        run = candidates(task, routing, float(max_size))
+        # Of all folds but the first the models are let go, which may be large.
+        losses.append({candidate.name: candidate.losses for candidate in run.candidates})
+        runs.append(run if not runs else replace(run, candidates=[]))
         courts.append(court)
-        runs.append(candidates(task, routing, float(max_size)))
-    court, found = pooled(courts, [run.candidates for run in runs])
+    if all(run.known_by_heart for run in runs):
+        _log.warning(
+            "The model gets every validation row right. If it was fitted on some of the rows, give "
+            "others: tuned on what it has seen, it becomes too sure of itself."
+        )
+    court, found = pooled(courts, runs[0].candidates, losses[1:])
     run = replace(runs[0], candidates=found)
     taken = {form: best(found, form, accepted=init != "random") for form in FORMS}
-    if companion:
-        beside = accompanied(problem, parts[0], courts[0], taken["hard"])
+    beneath = taken["hard"]
+    # A part of the trees that is refused is not made up for by all of them and a network.
+    if companion and (max_size >= 1 or beneath is not None):
+        beside, helps = accompanied(problem, parts[0], courts[0], beneath)
         run.candidates.append(beside)
-        if helps(courts[0], beside, taken["hard"]):
+        if helps:
             taken["hard"] = beside
     asked = {
         "routing": routing,
@@ -169,7 +192,7 @@ def tune(
         "companion": companion,
         "seed": seed,
     }
-    return outcome(problem, parts, trained, court, run, taken, asked, started)
+    return outcome(problem, parts, trained, court, run, taken, beneath, asked, started)
 
 
 def _check_whole(**counts: Any) -> None:

@@ -60,8 +60,8 @@ def given_tables(prepared: Prepared, X: Any, y: Any, valid: Any) -> tuple[Table,
     return given, None
 
 
-def test_table(prepared: Prepared, test: Any) -> Table:
-    """The rows to report on.
+def reported_table(prepared: Prepared, test: Any, valid: Any) -> Table:
+    """The rows to report on; a column of groups that `valid` names may be among theirs.
 
     Raises:
         ArgumentError: `test` is no pair.
@@ -70,7 +70,21 @@ def test_table(prepared: Prepared, test: Any) -> Table:
     if not isinstance(test, tuple | list) or len(test) != 2:
         raise ArgumentError("test must be (X, y), such as (path, column).")
     inputs = input_types(prepared.source.proto)
+    if isinstance(valid, str) and valid != LAST:
+        try:
+            return load_data(test[0], inputs, test[1], origin="the test data", groups=valid)
+        except DataError:
+            pass  # without such a column
     return load_data(test[0], inputs, test[1], origin="the test data")
+
+
+def features(X: Any, y: Any, valid: Any) -> Any:
+    """A DataFrame without its columns of the target and of groups; anything else as it is."""
+    others = [name for name in (y, valid) if isinstance(name, str) and name != LAST]
+    columns = list(getattr(X, "columns", ()))
+    if not any(name in columns for name in others):
+        return X
+    return X[[name for name in columns if name not in others]]
 
 
 def _is_pair(valid: Any) -> bool:

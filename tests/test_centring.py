@@ -69,7 +69,7 @@ def moved(thresholds: list[float], column: Any, mode: str = LEQ) -> list[float]:
     X[:, 0] = column
     model = stump(thresholds, mode=mode)
     module, feed = module_of(model, X)
-    (value,) = centred(module, feed).values()
+    (value,) = centred(module, feed, module.learned).values()
     return [float(number) for number in value]
 
 
@@ -135,7 +135,7 @@ def test_no_row_is_routed_otherwise(operator: str, seed: int) -> None:
     X[:, 1] = np.round(X[:, 1])
     X[:, 2] = X[:, 2] > 0
     module, feed = module_of(model, X)
-    found = centred(module, feed)
+    found = centred(module, feed, module.learned)
     (name,) = found
     old = module.learned[name].value
     assert found[name].dtype == old.dtype and found[name].shape == old.shape
@@ -160,7 +160,7 @@ def test_values_behind_a_scaler() -> None:
     spoiled[own] = low + 1e-3
     spoilt = native(module.prepared, {name: spoiled}).proto
     again, feed = module_of(spoilt, X)
-    found = centred(again, feed)[name]
+    found = centred(again, feed, [name])[name]
     np.testing.assert_allclose(found[own], (low + high) / 2, atol=1e-5)
     np.testing.assert_array_equal(found[~own], spoiled[~own])
     np.testing.assert_array_equal(
@@ -171,7 +171,7 @@ def test_values_behind_a_scaler() -> None:
 
 def test_models_without_trees_have_none() -> None:
     module, feed = module_of(exported("ridge"), data_of("ridge")[0][0])
-    assert centred(module, feed) == {}
+    assert centred(module, feed, module.learned) == {}
 
 
 def started(freeze: bool) -> tuple[Any, Any]:
@@ -183,7 +183,9 @@ def started(freeze: bool) -> tuple[Any, Any]:
     problem, court = court_for(model, X, y, (X, y))
     (split,) = candidates_split(problem, X, y)
     trained = [n for n in problem.original.learned if not (freeze and "thresholds" in n)]
-    task = candidates.Task(problem, split, trained, court, None, False, False)
+    task = candidates.Task(
+        problem, split, trained, court, None, own_rate=False, turns=1, random=False
+    )
     return candidates._started(task, problem.original, trained)
 
 
@@ -206,6 +208,37 @@ def test_frozen_thresholds_stay() -> None:
     wanted = np.float32([1e-35, 0.75])
     np.testing.assert_array_equal(learned["trees/thresholds"].value, wanted)
     np.testing.assert_array_equal(module.tensors()["trees/thresholds"].detach(), wanted)
+
+
+@pytest.mark.parametrize("init", ["model", "random"])
+@pytest.mark.parametrize("routing", ["auto", "straight-through"])
+def test_judged_with_the_thresholds_that_were_trained_upon(routing: Any, init: Any) -> None:
+    """What a candidate loses is what its best epoch lost, and what the file does."""
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 3, (300, 3)).astype(np.float32)
+    y = (3 * X[:, 0] + X[:, 1] + rng.normal(size=300) / 5)[:, None]
+    # Between the values of the training rows there are others to validate on.
+    valid = (X[:100] + rng.uniform(-0.4, 0.4, (100, 3))).astype(np.float32), y[:100]
+    result = tune(stump([1e-35]), X, y, valid=valid, epochs=4, routing=routing, init=init, lr=0.1)
+    after = {one["name"]: one["after"] for one in result.report["candidates"]}
+    names = {"hard": "leaves", "soft": "soft, thresholds kept"}
+    seen = {epoch.routing for epoch in result.history}
+    assert seen == ({"hard", "soft"} if routing == "auto" else {"straight-through"})
+    for mode in seen:
+        best = min(epoch.valid for epoch in result.history if epoch.routing == mode)
+        assert after[names.get(mode, mode)] == pytest.approx(best, rel=1e-6)
+    found = run(result.model(), {"x": valid[0]})["y"]
+    taken = after[result.report["taken"]["hard"]]
+    assert np.square(found - valid[1]).mean() == pytest.approx(taken, rel=1e-4)
+
+
+def test_only_tensors_that_are_trained_move() -> None:
+    module, feed = module_of(stump([1e-35]), np.tile(np.arange(2), (3, 20)).T.astype(np.float32))
+    assert centred(module, feed, ["trees/leaf_values"]) == {}
+    assert centred(module, feed, []) == {}
+    assert list(centred(module, feed, list(module.learned))) == ["trees/thresholds"]
+    # Names of a model whose trees were left out since are no matter.
+    assert list(centred(module, feed, ["gone", "trees/thresholds"])) == ["trees/thresholds"]
 
 
 def test_what_nothing_was_gained_with_is_not_centred() -> None:

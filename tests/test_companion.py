@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
@@ -32,11 +33,16 @@ from onnxtune.companion_graph import Port, with_companion
 from onnxtune.companion_net import Inputs, Networks, measured, trained
 from onnxtune.data import load as load_data
 from onnxtune.errors import UnsupportedError
+from onnxtune.metrics import paired
+from onnxtune.model import load
+from onnxtune.output import progress
+from onnxtune.preparation import prepare
+from onnxtune.problem import splits
 from onnxtune.result import TuneResult
 from onnxtune.runtime import run
+from onnxtune.tune_report import COMPANION as NAME
 from onnxtune.tuning import tune
-
-NAME = companion.NAME
+from onnxtune.validation import given_tables
 
 
 @pytest.fixture(autouse=True)
@@ -273,27 +279,74 @@ def test_where_nothing_can_be_learned_the_model_stays_alone(kind: str) -> None:
         assert result.model().SerializeToString() == model.SerializeToString()
 
 
+def judged(kind: str, taken: Any = None, y: Any = None) -> Any:
+    """The court, and the companion with whether it helps."""
+    X = rows(kind)[0]
+    y = rows(kind)[1] if y is None else y
+    valid = X[VALID], y[VALID]
+    problem, court = court_for(model_of(kind), X[TRAIN], y[TRAIN], valid)
+    given, apart = given_tables(problem.prepared, X[TRAIN], y[TRAIN], valid)
+    (split,) = splits(problem, given, apart, valid, 0)
+    made = None if taken is None else taken(problem, court)
+    return court, *companion.accompanied(problem, split, court, made)
+
+
+def fixed(proto: onnx.ModelProto) -> Any:
+    """A candidate with this model, whatever its losses."""
+    return lambda problem, court: replace(
+        losing(court, court.original), prepared=prepare(load(proto))
+    )
+
+
+def shifted(proto: onnx.ModelProto, by: float) -> onnx.ModelProto:
+    """The model with so much added to its number."""
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    (name,) = (output.name for output in proto.graph.output)
+    for node in made.graph.node:
+        node.output[:] = ["before" if each == name else each for each in node.output]
+    made.graph.node.append(helper.make_node("Add", ["before", "by"], [name], name="shift"))
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([[by]]), "by"))
+    return made
+
+
 def test_it_must_gain_on_what_is_taken_without_it() -> None:
+    court, found, helps = judged("numbers")
+    assert helps and found.name == NAME
+    for key, number in asdict(court.verdict(found.losses)).items():
+        assert asdict(found.verdict)[key] == pytest.approx(number, rel=1e-4)
+    better = tuned("numbers").model()
+    _, beside, helps = judged("numbers", fixed(better))
+    # Beside one that has a companion already there is little left to gain.
+    assert beside.verdict.accepted and beside.verdict.after < 1.1 * found.verdict.after
+    gain, _, z = paired(beside.losses, squared_of(better))
+    assert helps == (gain > 0 and z > 1.64)
+    # However much it gains on what is taken, it must on the original, too.
+    exact = value(model_of("numbers"), rows("numbers")[0])[:, 0].astype(np.float64)
+    _, beside, helps = judged("numbers", fixed(shifted(model_of("numbers"), 5.0)), y=exact)
+    assert beside.verdict.after < 1 and not beside.verdict.accepted and not helps
+
+
+def squared_of(model: onnx.ModelProto) -> Array:
     X, y = rows("numbers")
-    _, court = court_for(model_of("numbers"), X[TRAIN], y[TRAIN], (X[VALID], y[VALID]))
-    count = len(court.original)
-    noise = np.random.default_rng(0).normal(size=count) / 10
-    before = court.original
-    better, best = losing(court, before - 0.2 + noise), losing(court, before - 0.4 - noise)
-    assert companion.helps(court, better, None)
-    assert companion.helps(court, best, better)
-    assert not companion.helps(court, better, best)
-    assert not companion.helps(court, better, better)
-    assert not companion.helps(court, losing(court, before + 0.1), None)
-    # What is better than something bad, but not than the original.
-    bad = losing(court, before + 3)
-    assert not companion.helps(court, losing(court, before + 1), bad)
+    return np.square(value(model, X[VALID])[:, 0] - y[VALID]).astype(np.float64)
+
+
+@pytest.mark.parametrize("kind", ["three", "counts", "two"])
+def test_all_are_judged_by_what_their_outputs_hold(kind: str) -> None:
+    """The original's loss is taken of its output, as the companion's is, not of its scores."""
+    _, found, _ = judged(kind)
+    X, y = rows(kind)
+    before = loss_of(kind, value(model_of(kind), X[VALID]), y[VALID])
+    assert found.verdict.before == pytest.approx(before, rel=1e-4)
+    assert found.verdict.after == pytest.approx(found.losses.mean())
+    assert found.verdict.gain == pytest.approx(before - found.losses.mean(), rel=1e-3)
 
 
 def test_the_share_is_the_best_one() -> None:
     X, y = rows("numbers")
     problem, _ = court_for(model_of("numbers"), X[TRAIN], y[TRAIN], (X[VALID], y[VALID]))
-    kind = companion._kind(problem)
+    kind = companion._kind(problem, (np.zeros(1), np.ones(1)))
     rng = np.random.default_rng(0)
     target, noise, other = (torch.from_numpy(rng.normal(size=(400, 1))) for _ in range(3))
     some = np.arange(200)
@@ -323,6 +376,18 @@ def test_beside_few_rows_that_take_turns() -> None:
         assert after < loss_of("numbers", value(model_of("numbers"), X[TEST]), y[TEST])
 
 
+@pytest.mark.parametrize(("count", "enough"), [(99, False), (100, True)])
+def test_of_few_validation_rows_none_is_taken(count: int, enough: bool) -> None:
+    """However much it seems to gain."""
+    X, y = rows("numbers")
+    few = slice(700, 700 + count)
+    result = tune(model_of("numbers"), X[TRAIN], y[TRAIN], valid=(X[few], y[few]), epochs=1,
+                  routing="leaves", companion=True)  # fmt: skip
+    beside = result.report["candidates"][-1]
+    assert beside["name"] == NAME and beside["accepted"] and beside["z"] > 4
+    assert (result.report["taken"].get("hard") == NAME) == enough
+
+
 def test_seeds_repeat() -> None:
     X, y = rows("numbers")
     options: Any = {"valid": (X[VALID], y[VALID]), "companion": True, "routing": "leaves",
@@ -349,6 +414,30 @@ def test_a_callable_loss() -> None:
     ]
     assert parts[0] < parts[1]
     assert result.report["test"]["hard"] == pytest.approx(parts[0], rel=1e-3)
+
+
+def test_a_callable_loss_sees_targets_in_their_own_units() -> None:
+    """One that asks for positive targets gets them, though networks learn standardised numbers."""
+    X, y = rows("numbers")
+    y = 100 + 5 * y
+    seen = []
+
+    def relative(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        seen.append((float(target.min()), float(target.max())))
+        return ((output - target) / target).square().mean(1)
+
+    fitted = GradientBoostingRegressor(n_estimators=5, max_depth=2, random_state=0)
+    model = to_onnx(fitted.fit(X[TRAIN], y[TRAIN]), X[:1])
+    result = tune(model, X[TRAIN], y[TRAIN], valid=(X[VALID], y[VALID]), companion=True, epochs=1,
+                  routing="leaves", loss=relative)  # fmt: skip
+    assert result.report["taken"]["hard"] == NAME
+    low, high = y.min() - 1e-3, y.max() + 1e-3
+    assert all(low <= least and most <= high for least, most in seen)
+    off = [
+        np.square(value(each, X[TEST])[:, 0] / y[TEST] - 1).mean()
+        for each in (result.model(), model)
+    ]
+    assert off[0] < 0.9 * off[1]
 
 
 def test_what_has_no_probabilities_is_refused() -> None:
@@ -445,6 +534,91 @@ def test_other_types_and_shapes(name: str) -> None:
     assert off[0] < 0.9 * off[1]
     hard = run(result.model("hard"), part(TEST)[0])["y"]
     np.testing.assert_allclose(hard, found, rtol=1e-4, atol=1e-5)
+
+
+def refused(model: onnx.ModelProto, y: Array, match: str) -> None:
+    """Before anything is trained."""
+    X, _ = rows("numbers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnxtune.tuning.candidates", never)
+        with pytest.raises(UnsupportedError, match=match):
+            tune(model, X, y, companion=True)
+
+
+def never(*_: Any) -> None:
+    raise AssertionError("something was trained")
+
+
+def test_what_can_have_no_companion_is_refused_before_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X, y = rows("numbers")
+    three = """g (float[N, 3] X) => (float[N, 1, 1] y) {
+        z = MatMul (X, w)
+        shape = Constant <value = int64[3] {-1, 1, 1}> ()
+        y = Reshape (z, shape)
+    }"""
+    w = np.float32([[0.3], [0.1], [-0.1]])
+    refused(parse(three, w=w), y, r"one row of numbers a row, and 'y' has shape \[320, 1, 1\]")
+    line = "g (float[N, 3] X) => (float[N, 1] y) { y = MatMul (X, w) }"
+    refused(parse(line, opset=8, w=w), y, "needs opset 9 or newer, and the model has 8")
+    scores = LinearSVC().fit(X, rows("three")[1])
+    refused(to_onnx(scores, X[:1], options={"raw_scores": True}), rows("three")[1],
+            "needs probabilities, and '")  # fmt: skip
+    monkeypatch.setattr(companion, "memory_at_hand", lambda: 6 * 4 * 3 * len(X) - 1)
+    refused(parse(line, w=w), y, r"companion of 3 columns would take about 0.00012 GB.*fewer rows")
+    monkeypatch.setattr(companion, "memory_at_hand", lambda: 6 * 4 * 3 * len(X))
+    result = tune(parse(line, w=w), X, y, companion=True, epochs=1)
+    assert result.report["candidates"][-1]["name"] == NAME
+
+
+@pytest.mark.parametrize("max_size", [0.5, 1])
+def test_a_part_that_is_refused_has_no_companion(
+    max_size: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxtune.tuning.ALLOWED_LOSS", -0.99)
+    X, y = rows("numbers")
+    result = tune(model_of("numbers"), X[TRAIN], y[TRAIN], valid=(X[VALID], y[VALID]), epochs=1,
+                  routing="leaves", companion=True, max_size=max_size)  # fmt: skip
+    names = [candidate["name"] for candidate in result.report["candidates"]]
+    assert (NAME in names) == (max_size == 1)
+    if max_size < 1:
+        assert result.hard is None
+        assert result.model().SerializeToString() == model_of("numbers").SerializeToString()
+
+
+def test_a_companion_beside_a_part_of_the_trees() -> None:
+    result = tuned("numbers", max_size=0.6)
+    assert result.report["taken"]["hard"] in [c["name"] for c in result.report["candidates"]]
+    if result.report["taken"]["hard"] == NAME:
+        assert result.report["size"] == 0.6
+
+
+def test_labels_that_are_cast_afterwards() -> None:
+    """What reads the label comes behind the nodes that make it anew."""
+    X, y = rows("three")
+    model = onnx.ModelProto()
+    model.CopyFrom(model_of("three"))
+    label, share = (output.name for output in model.graph.output)
+    model.graph.node.append(
+        helper.make_node("Cast", [label], ["short"], name="cast", to=onnx.TensorProto.INT32)
+    )
+    model.graph.output.append(helper.make_tensor_value_info("short", onnx.TensorProto.INT32, ["N"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.int64([5]), "five"))
+    model.graph.node.append(helper.make_node("Equal", [label, "five"], ["mid"], name="equal"))
+    model.graph.output.append(helper.make_tensor_value_info("mid", onnx.TensorProto.BOOL, ["N"]))
+    result = tune(model, X[TRAIN], y[TRAIN], valid=(X[VALID], y[VALID]), companion=True, epochs=1,
+                  routing="leaves")  # fmt: skip
+    assert result.report["taken"]["hard"] == NAME
+    written = result.model()
+    onnx.checker.check_model(written, full_check=True)
+    found = run(written, {"X": X})
+    chosen = np.unique(y)[found[share].argmax(axis=1)]
+    assert (chosen != run(model, {"X": X})[label]).any()
+    for name in (label, "short"):
+        np.testing.assert_array_equal(found[name], chosen)
+    assert found["short"].dtype == np.int32
+    np.testing.assert_array_equal(found["mid"], chosen == 5)
 
 
 def test_labels_that_are_made_from_the_probabilities() -> None:
@@ -568,6 +742,35 @@ def test_each_network_sees_its_own_rows() -> None:
     for number, sign in enumerate((1, -1)):
         error = np.square(found[number, :, 0] - sign * columns[:, 0]).mean()
         assert error < 0.1
+
+
+def test_steps_are_limited_whatever_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs = []
+
+    def shown(count: int, title: str) -> Any:
+        epochs.append(count)
+        return progress(count, title)
+
+    monkeypatch.setattr("onnxtune.companion_net.progress", shown)
+    monkeypatch.setattr("onnxtune.companion_net._PATIENCE", 1)
+    columns = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
+    parts = [np.arange(320)], [np.arange(320, 400)]
+    for steps in (1, 99, 100, 10_000):
+        monkeypatch.setattr("onnxtune.companion_net._STEPS", steps)
+        trained(columns, torch.zeros(400, 1), 1, lambda z, y: (z - y).square().mean(-1), *parts,
+                32, 0)  # fmt: skip
+    # An epoch takes 10 steps, and there are 20 epochs at most.
+    assert epochs == [1, 9, 10, 20]
+
+
+@pytest.mark.parametrize("lr", [0.05, 1e-9])
+def test_the_report_says_what_has_changed_beneath(lr: float) -> None:
+    """Of the model beside the networks, which may be the original."""
+    result = tuned("numbers", lr=lr, epochs=2)
+    assert result.report["taken"]["hard"] == NAME and result.report["size"] == 1
+    others = [c for c in result.report["candidates"] if c["name"] != NAME and c["accepted"]]
+    assert bool(others) == (lr > 1e-3)
+    assert bool(result.report["changed"]) == bool(others)
 
 
 def test_models_that_are_read_again() -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from courts import court_for, losing
 from pipelines import data_of, exported
@@ -124,7 +125,8 @@ def test_folds_are_judged_as_one() -> None:
             courts, (0.1, 0.2, 0.3), (["a", "b", "c"], ["b", "a"], ["a", "c", "b"]), strict=True
         )
     ]
-    whole, together = pooled(courts, found)
+    others = [{c.name: c.losses for c in fold} for fold in found[1:]]
+    whole, together = pooled(courts, found[0], others)
     assert [c.name for c in together] == ["a", "b"]  # "c" was not found in all
     np.testing.assert_array_equal(
         whole.original, np.concatenate([court.original for court in courts])
@@ -136,7 +138,7 @@ def test_folds_are_judged_as_one() -> None:
         assert candidate.verdict == whole.verdict(candidate.losses)
         # The model is that of the first fold.
         assert candidate.tensors is first.tensors and candidate.prepared is first.prepared
-    assert pooled(courts[:1], found[:1]) == (courts[0], found[0])
+    assert pooled(courts[:1], found[0], []) == (courts[0], found[0])
 
 
 FAST: dict[str, Any] = {"epochs": 2, "routing": "leaves", "lr": 0.03}
@@ -182,6 +184,13 @@ def test_when_rows_take_turns() -> None:
 
     assert folds(1000, 0.3) == folds(1000, np.float32(0.3)) == (5, 1000)
     assert folds(1001, 0.3) == (1, 300)
+    # Groups of a column take turns, too.
+    table = pd.DataFrame(X).assign(y=y, team=np.arange(1001) // 100)
+    for rows, expected in ((1000, (5, 1000)), (1001, (1, 300))):
+        report = tune(exported("ridge"), table[:rows], "y", valid="team", epochs=1).report
+        assert report["folds"] == expected[0]
+        assert report["validation_rows"] >= 200
+        assert (report["validation_rows"] == rows) == (expected[0] == 5)
     # Whoever says which rows gets those.
     assert folds(500, "last") == (1, 100)
     assert folds(500, half[:500]) == (1, 250)

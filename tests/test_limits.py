@@ -19,7 +19,7 @@ from onnxtune import candidates
 from onnxtune.cli import main
 from onnxtune.columns import check_batch
 from onnxtune.errors import DataError, UnsupportedError
-from onnxtune.runtime import ValueType
+from onnxtune.runtime import ValueType, run
 from onnxtune.torch_module import to_torch
 from onnxtune.tuning import tune
 
@@ -62,6 +62,33 @@ def test_validation_rows_of_one_class_are_warned_of(
     tune(exported(name), X, y, valid=(rows[:5], np.ones(5, int)), **FAST, **frozen)
     (record,) = doubts(caplog)
     assert "only 5 of them and all are of class 1;" in record.getMessage()
+
+
+@pytest.mark.parametrize("name", ["forest of three", "boosting"])
+def test_rows_that_the_model_was_fitted_on_are_warned_of(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, whether they take turns or not; where one row is wrong, nothing is said."""
+    (X, y), _, _ = data_of(name)
+    model = exported(name)
+    known = next(
+        np.asarray(value) for value in run(model, {"X": X}).values()
+    ) == y  # fmt: skip
+    rows, wrong = X[known], y[known].copy()
+    wrong[0] = (wrong[0] + 1) % (wrong.max() + 1)
+    for valid in ((rows, y[known]), 0.2):
+        for target, times in ((y[known], 1), (wrong, 0)):
+            caplog.clear()
+            out = (rows, target) if isinstance(valid, tuple) else valid
+            tune(model, rows, target, valid=out, **FAST)
+            said = [record for record in caplog.records if record.name == "onnxtune.tuning"]
+            assert len(said) == times
+            for record in said:
+                assert record.levelno == logging.WARNING
+                assert record.getMessage().startswith("The model gets every validation row right. ")
+    caplog.clear()
+    tune(model, rows, y[known], valid=(rows, y[known]), init="random", **FAST)
+    assert not [record for record in caplog.records if record.name == "onnxtune.tuning"]
 
 
 def test_a_share_of_few_rows_is_warned_of(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -162,11 +189,18 @@ def test_another_separator_is_named(mark: str, shown: str, tmp_path: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    ("rows", "epochs", "soft"),
-    [(2000, 30, True), (2001, 30, False), (1, 60_000, True), (1, 60_001, False)],
+    ("rows", "epochs", "turns", "soft"),
+    [
+        (2000, 30, 1, True),
+        (2001, 30, 1, False),
+        (1, 60_000, 1, True),
+        (1, 60_001, 1, False),
+        (400, 30, 5, True),
+        (401, 30, 5, False),
+    ],
 )
 def test_auto_tries_soft_routing_within_a_minute_by_forecast(
-    rows: int, epochs: int, soft: bool, monkeypatch: pytest.MonkeyPatch
+    rows: int, epochs: int, turns: int, soft: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(candidates, "step_cost", lambda shape, routing: 5e5)
     monkeypatch.setattr(candidates, "tree_shapes", lambda prepared, names: ["one", "other"])
@@ -174,6 +208,7 @@ def test_auto_tries_soft_routing_within_a_minute_by_forecast(
         split=SimpleNamespace(table=SimpleNamespace(rows=rows)),
         court=SimpleNamespace(settings=SimpleNamespace(epochs=epochs)),
         own_rate=False,
+        turns=turns,
     )
     own: Any = SimpleNamespace(**{**vars(task), "own_rate": True})
     module: Any = SimpleNamespace(prepared=None, cut=SimpleNamespace(roles={}))

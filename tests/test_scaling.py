@@ -12,6 +12,7 @@ from forests import Array, Weights, classifier, random_rows, random_trees, rando
 from graphs import parse
 from onnx import helper
 from pipelines import data_of, exported
+from scipy.special import xlogy
 from skl2onnx import to_onnx
 from sklearn.ensemble import RandomForestClassifier
 
@@ -20,7 +21,14 @@ from onnxtune.model import load
 from onnxtune.partition import partition
 from onnxtune.preparation import Prepared, prepare
 from onnxtune.runtime import run
-from onnxtune.scaling import _FACTORS, _LOGIT_FACTORS, scaled, with_logits
+from onnxtune.scaling import (
+    _FACTORS,
+    _LOGIT_FACTORS,
+    _ROWS_OF_ANY_CLASS,
+    known_by_heart,
+    scaled,
+    with_logits,
+)
 from onnxtune.torch_module import OnnxModule, learned_tensors, to_torch
 from onnxtune.tuning import tune
 from rewrites.core.registry import find
@@ -82,11 +90,25 @@ def drawn(name: str, scores: Array, factor: float) -> Array:
     return (rng.random((len(share), 1)) > share.cumsum(axis=1)).sum(axis=1)
 
 
-def mean_loss(name: str, scores: Array, y: Array) -> float:
-    if "rates" in name:
-        return float((np.exp(scores[:, 0]) - y * scores[:, 0]).mean())
-    known = scores[np.arange(len(y)), y]
-    return float((np.log(np.exp(scores).sum(axis=1)) - known).mean())
+def chosen(name: str, factors: Any, scores: Array, y: Array, limit: float = np.inf) -> float:
+    """The best factor with four more rows, that are of each class in equal parts.
+
+    Of those that bring the mean loss of the rows within the limit, if any does.
+    """
+    plain, more = [], []
+    for factor in factors:
+        z = factor * scores
+        if "rates" in name:
+            plain.append((np.exp(z[:, 0]) - y * z[:, 0] + xlogy(y, y) - y).mean())
+            more.append(plain[-1])
+            continue
+        losses = np.log(np.exp(z).sum(axis=1, keepdims=True)) - z
+        plain.append(losses[np.arange(len(y)), y].mean())
+        more.append(len(y) * plain[-1] + _ROWS_OF_ANY_CLASS * losses.mean())
+    able = [place for place in range(len(factors)) if plain[place] <= limit + 1e-6]
+    if not able:
+        return float(factors[int(np.argmin(plain))])
+    return float(factors[min(able, key=more.__getitem__)])
 
 
 @pytest.mark.parametrize("name", LINKED)
@@ -109,8 +131,8 @@ def test_scores_are_multiplied_by_the_best_factor(name: str, wanted: float) -> N
     factor = float((new * scores)[inside].sum() / np.square(scores[inside]).sum())
     np.testing.assert_allclose(new[inside], factor * scores[inside], rtol=1e-3, atol=1e-3)
     assert 0.7 * wanted < factor < 1.4 * wanted
-    losses = [mean_loss(name, a * scores[half:], y[half:]) for a in _FACTORS]
-    assert factor == pytest.approx(_FACTORS[int(np.argmin(losses))], rel=0.01)
+    limit = court.original.mean()
+    assert factor == pytest.approx(chosen(name, _FACTORS, scores[half:], y[half:], limit), rel=0.01)
     # The torch module says the same.
     predicted = next(iter(found.predict(X).values())).detach().numpy().reshape(len(X), -1)
     np.testing.assert_allclose(
@@ -174,24 +196,73 @@ def test_a_factor_of_one_changes_nothing() -> None:
     assert scaled(court, problem.original, problem.original.learned) is None
 
 
-@pytest.mark.parametrize("name", ["boosting", "forest of three"])
-def test_rows_that_the_model_was_fitted_on_are_warned_of(
-    name: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """There no factor is too large, which says nothing of others."""
+def right_rows(name: str) -> tuple[Array, Array, Array]:
+    """Rows of a pipeline, their classes, and which of them the model gets right."""
+    (X, y), _, _ = data_of(name)
+    return X, y, numbers(exported(name), X).argmax(axis=1) == y
+
+
+@pytest.mark.parametrize("name", ["boosting", "logistic", "forest of three", "boosting of three"])
+def test_rows_that_the_model_knows_by_heart(name: str) -> None:
+    X, y, known = right_rows(name)
+
+    def found(rows: Array, target: Any = y) -> bool:
+        problem, court = court_for(exported(name), X, y, (X[rows], target[rows]))
+        return known_by_heart(court, problem.original)
+
+    assert len(np.unique(y[known])) > 1
+    assert found(known)
+    one = np.flatnonzero(known)[:1]
+    other = y.copy()
+    other[one] = (y[one] + 1) % (y.max() + 1)
+    assert not found(known, other)
+    assert not found(known & (y == y[one]))  # that all are of one class says little
+
+
+@pytest.mark.parametrize("name", ["ridge", "poisson"])
+def test_numbers_are_not_known_by_heart(name: str) -> None:
     (X, y), valid, _ = data_of(name)
-    known = numbers(exported(name), X).argmax(axis=1) == y
+    problem, court = court_for(exported(name), X, y, valid)
+    assert not known_by_heart(court, problem.original)
+
+
+@pytest.mark.parametrize("name", ["boosting", "forest of three"])
+def test_rows_of_any_class_temper_the_factor(name: str) -> None:
+    """Where every row is right, no factor would be too large."""
+    X, y, known = right_rows(name)
     X, y = X[known], y[known]
     problem, court = court_for(exported(name), X, y, (X, y))
-    assert scaled(court, problem.original, problem.original.learned) is None
-    (record,) = caplog.records
-    text = record.getMessage()
-    assert f"right on its {len(X)} validation rows" in text and "has not seen" in text
-    if name == "boosting":
-        caplog.clear()
-        problem, court = court_for(exported(name), X, y, valid)
-        assert scaled(court, problem.original, problem.original.learned) is not None
-        assert not caplog.records
+    found = scaled(court, problem.original, problem.original.learned)
+    assert found is not None
+    output = numbers(exported(name), X)
+    forest = name.startswith("forest")
+    scores = output - 1 / output.shape[1] if forest else in_front(name, output)
+    factors = _LOGIT_FACTORS if forest else _FACTORS
+    factor = chosen(name, factors, scores, y, court.original.mean())
+    assert 1 < factor < factors[-1]
+    expected = np.exp(factor * scores)
+    expected /= expected.sum(axis=1, keepdims=True)
+    new = numbers(native(found.prepared, {}).proto, X)
+    np.testing.assert_allclose(new, expected, rtol=1e-3, atol=1e-6)
+    assert (
+        np.log(expected[np.arange(len(y)), y]).mean() > np.log(output[np.arange(len(y)), y]).mean()
+    )
+
+
+def test_a_forest_in_logits_is_scaled_again() -> None:
+    """What follows from it, such as a part of its trees, has a link in front of its output."""
+    (X, y), valid, _ = data_of("forest of three")
+    _, court = court_for(exported("forest of three"), X, y, valid)
+    first = court.module(logits_of(exported("forest of three"), 2.0), "hard")
+    again = scaled(court, first, first.learned)
+    assert again is not None
+    before, after = (court.losses(module, "hard").mean() for module in (first, again))
+    assert after < before
+    share = numbers(exported("forest of three"), valid[0]) - 1 / 3
+    z = 2 * chosen("", _FACTORS, 2 * share, valid[1], court.original.mean()) * share
+    expected = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    new = numbers(native(again.prepared, {}).proto, valid[0])
+    np.testing.assert_allclose(new, expected, rtol=1e-3, atol=1e-5)
 
 
 # Forests whose votes are probabilities.
@@ -223,7 +294,9 @@ def forest(
 
 def logits_of(model: onnx.ModelProto, factor: float) -> Prepared:
     prepared = prepare(load(model))
-    found = with_logits(prepared, {"trees/leaf_values"}, factor)
+    learned = learned_tensors(prepared, partition(prepared), {})
+    leaves = {name for name in learned if name.endswith("/leaf_values")}
+    found = with_logits(prepared, leaves, factor)
     assert found is not None
     return found
 
@@ -290,12 +363,10 @@ def test_the_factor_of_a_forest_is_the_best_one() -> None:
     found = scaled(court, problem.original, problem.original.learned)
     assert found is not None
     share = numbers(model, X_valid)
-    rows = np.arange(len(y_valid))
-    losses = []
-    for factor in _LOGIT_FACTORS:
-        z = factor * (share - 1 / 3)
-        losses.append((np.log(np.exp(z).sum(axis=1)) - z[rows, y_valid]).mean())
-    z = _LOGIT_FACTORS[int(np.argmin(losses))] * (share - 1 / 3)
+    factor = chosen("", _LOGIT_FACTORS, share - 1 / 3, y_valid, court.original.mean())
+    # Tempered alone it would be milder, and worse than the forest is.
+    assert factor > chosen("", _LOGIT_FACTORS, share - 1 / 3, y_valid)
+    z = factor * (share - 1 / 3)
     expected = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
     new = numbers(native(found.prepared, {}).proto, X_valid)
     np.testing.assert_allclose(new, expected, rtol=1e-4, atol=1e-6)

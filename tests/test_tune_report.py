@@ -39,8 +39,7 @@ def candidate(name: str, after: float, z: float, form: str = "hard", **more: Any
 def report(*candidates: dict[str, Any], **more: Any) -> dict[str, Any]:
     made = {"loss": "log", "rows": 80, "validation_rows": 20, "folds": 1, "epochs": 3}
     made |= {"seconds": 2.5, "max_size": 1.0, "init": "model", "taken": {}, "replaced": {}}
-    choices = {one["form"]: 2.5 for one in candidates}
-    return made | {"choice": choices, "candidates": list(candidates)} | more
+    return made | {"candidates": list(candidates)} | more
 
 
 def lines_of(*candidates: dict[str, Any], **more: Any) -> list[str]:
@@ -60,7 +59,7 @@ def test_both_baselines_come_first_and_the_taken_is_marked() -> None:
     assert lines[6:] == [
         "80 rows, 20 for validation; 3 epochs in 2.5 s.",
         "Taken for native and hard: soft, thresholds kept, the lowest loss of those with z above "
-        "1.64; z of the choice on other rows: 2.5.",
+        "1.64.",
     ]
 
 
@@ -83,12 +82,10 @@ def test_what_is_kept_has_its_reason() -> None:
         "is needed.",
         "Kept for soft: the original; the best, 'soft', has z 1, and 1.64 is needed.",
     ]
-    lines = lines_of(SCALED, BEST, choice={"hard": 0.7})
-    assert "<- taken" not in " ".join(lines)
-    assert lines[-1] == (
-        "Kept for native and hard: the original; 'soft, thresholds kept' has z 4, but the choice "
-        "has only 0.7 on other rows, and 1.64 is needed."
-    )
+    # One form is kept and the other taken.
+    lines = lines_of(SCALED, BEST, weak, taken={"hard": BEST["name"]})
+    assert kept not in lines and lines[-2].startswith("Taken for native and hard: soft, thresholds")
+    assert lines[-1].startswith("Kept for soft: the original; the best, 'soft', has z 1")
 
 
 def test_fewer_trees_that_are_as_good() -> None:
@@ -96,8 +93,7 @@ def test_fewer_trees_that_are_as_good() -> None:
     many = candidate("soft, dithered x8", 0.5, 4.0, size=8.0)
     assert lines_of(few, many, taken={"hard": few["name"]})[-1] == (
         "Taken for native and hard: soft, dithered x2 (2 times the trees), as good as 'soft, "
-        "dithered x8' within half a standard error, and with fewer trees; z of the choice on other "
-        "rows: 2.5."
+        "dithered x8' within half a standard error, and with fewer trees."
     )
 
 

@@ -17,7 +17,7 @@ from onnxtune.folds import folds
 from onnxtune.model import load as load_model
 from onnxtune.preparation import Prepared, prepare
 from onnxtune.runtime import ValueType
-from onnxtune.validation import given_tables, hold_out, split_rows
+from onnxtune.validation import features, given_tables, hold_out, split_rows
 
 MATRIX = [ValueType("X", "tensor(float)", (None, 2))]
 NAMED = [ValueType("a", "tensor(float)", (None, 1)), ValueType("b", "tensor(string)", (None, 1))]
@@ -202,14 +202,41 @@ def test_three_are_no_pair() -> None:
     for valid in ((X, y, y), (X,)):
         message(ArgumentError, lambda valid=valid: given_tables(ridge(), X, y, valid))  # type: ignore[misc]
     with pytest.raises(ArgumentError, match="test must be"):
-        validation.test_table(ridge(), X)
-    assert validation.test_table(ridge(), (X, y)).rows == len(X)
+        validation.reported_table(ridge(), X, 0.2)
+    assert validation.reported_table(ridge(), (X, y), 0.2).rows == len(X)
+
+
+def test_rows_to_report_on_may_have_the_groups(tmp_path: Path) -> None:
+    (X, y), _, _ = splits("friedman")
+    frame = pd.DataFrame(X)
+    frame.insert(3, "team", np.arange(len(X)) % 7)
+    path = tmp_path / "test.csv"
+    frame.assign(y=y).to_csv(path, index=False)
+    for test in ((frame, y), (path, "y"), (pd.DataFrame(X), y), (X, y)):
+        found = validation.reported_table(ridge(), test, "team")
+        np.testing.assert_allclose(next(iter(found.feed.values())), X, rtol=1e-6)
+        np.testing.assert_allclose(np.ravel(found.target), y)
+    for valid in (0.2, "last", np.arange(20)):
+        text = message(DataError, lambda v=valid: validation.reported_table(ridge(), (frame, y), v))  # type: ignore[misc]
+        assert "the test data" in text
 
 
 def test_few_rows() -> None:
     (X, y), _, _ = splits("friedman")
     with pytest.raises(DataError, match="too few"):
         given_tables(ridge(), X[:9], y[:9], "last")
+
+
+def test_what_a_fitted_model_is_exported_by() -> None:
+    """A DataFrame without what is no feature."""
+    frame = pd.DataFrame({"a": [1.0, 2], "team": ["x", "y"], "y": [0, 1]})
+    assert list(features(frame, "y", "team")) == ["a"]
+    assert list(features(frame, "y", 0.2)) == ["a", "team"]
+    assert list(features(frame, np.zeros(2), "team")) == ["a", "y"]
+    named = frame.rename(columns={"a": "last"})
+    assert list(features(named, "y", "last")) == ["last", "team"]
+    for other in (frame, frame.to_numpy(), {"a": frame["a"]}, "rows.csv"):
+        assert features(other, np.zeros(2), 0.2) is other
 
 
 # A column with groups.
@@ -308,6 +335,13 @@ def test_folds_of_whole_groups() -> None:
 def test_folds_that_cannot_be() -> None:
     assert "2 or more" in message(ArgumentError, lambda: folds(np.zeros(9), False, 1, rng()))
     assert "9 rows" in message(ArgumentError, lambda: folds(np.zeros(9), False, 5, rng()))
-    groups = np.array([0] * 10 + [1] * 10)
-    few = message(ArgumentError, lambda: folds(np.zeros(20), False, 3, rng(), groups))
-    assert "2 groups" in few
+    one = np.zeros(20)
+    text = message(ArgumentError, lambda: folds(np.zeros(20), False, 3, rng(), one))
+    assert "All rows are of one group" in text
+
+
+def test_as_many_folds_as_groups() -> None:
+    groups = np.array([7] * 14 + [8] * 4 + [9] * 2)
+    parts = folds(np.zeros(20), False, 5, rng(), groups)
+    # What is trained on all but the first is handed out, and so the first is the smallest.
+    assert [set(groups[part]) for part in parts] == [{9}, {8}, {7}]
