@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from graphs import parse
 from skl2onnx import to_onnx
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.pipeline import make_pipeline
@@ -27,7 +28,6 @@ from onnxtune.sampling import sample
 from onnxtune.targets import labels_of
 from onnxtune.torch_module import to_torch
 from rewrites.errors import OnnxTuneError
-from tests.graphs import parse
 
 # skl2onnx reads attributes that scikit-learn will drop, and SVC(probability=True) will go too.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
