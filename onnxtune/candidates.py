@@ -44,7 +44,7 @@ _STEP_WIDTH = 0.1
 
 # Factors of the learning rates, unless these were given: of models without trees, which are cheap
 # to train more than once, and of straight-through routing.
-_SPEEDS, _STEP_SPEED = (1.0, 4.0), 2.0
+_SPEEDS, _STEP_SPEED = (1.0, 2.0), 2.0
 
 # Seconds that soft routing may take by forecast; beyond, straight-through routing stands in.
 _AFFORDABLE = 60.0

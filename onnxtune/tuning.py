@@ -99,8 +99,8 @@ def tune(
         epochs: passes over the rows at most.
         batch_size: rows a step; None takes an eighth of the rows, within 32 and 256.
         lr: Adam's step in standardised units for every tensor; None takes 0.01 for thresholds
-            and 0.003 for all others, twice that for straight-through routing, and tries four times
-            that, too, for models without trees.
+            and 0.003 for all others, twice that for straight-through routing, and tries both for
+            models without trees.
         freeze: globs of tensors that stay as they are, such as "scaler/*".
         patience: epochs without a better validation loss before training stops.
         device: "cpu", "cuda" or another of torch's, or "auto": CUDA where there is one.

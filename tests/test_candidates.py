@@ -258,7 +258,7 @@ def test_models_without_trees_are_trained_at_two_speeds(lr: float | None) -> Non
     slow, *fast = result.report["candidates"]
     assert slow["name"] == "trained"
     # Whoever gives a learning rate gets that one.
-    assert [c["name"] for c in fast] == ([] if lr else ["trained, steps x4"])
+    assert [c["name"] for c in fast] == ([] if lr else ["trained, steps x2"])
     assert len(result.history) == (4 if lr else 8)
     first = [record.train for record in result.history if record.epoch == 1]
     assert len(set(first)) == len(first) and first == sorted(first, reverse=True)
