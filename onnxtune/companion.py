@@ -161,17 +161,14 @@ def accompanied(
 def _kind(problem: Problem, scale: tuple[Array, Array]) -> _Kind:
     """Networks learn plain numbers less `scale`'s first, over its second."""
     loss, scored = problem.loss, problem.scored
-    if loss.name == "log" and loss.target == "classes":
-        if not scored.distribution:
-            raise UnsupportedError(
-                f"a companion needs probabilities, and '{problem.output}' holds scores."
-            )
-        return _Kind("softmax", _class_losses, _class_value_losses)
     if loss.name == "log":
-        if not scored.share:
+        several = loss.target == "classes"
+        if not (scored.distribution if several else scored.share):
             raise UnsupportedError(
                 f"a companion needs probabilities, and '{problem.output}' holds scores."
             )
+        if several:
+            return _Kind("softmax", _class_losses, _class_value_losses)
         return _Kind("sigmoid", _binary_losses, _binary_value_losses)
     if loss.name == "poisson":
         return _Kind("exp", _log_rate_losses, _rate_losses)
@@ -183,14 +180,11 @@ def _kind(problem: Problem, scale: tuple[Array, Array]) -> _Kind:
         flat = loss.rows(value, target.reshape(-1, *target.shape[2:]))
         return flat.reshape(scores.shape[:-1])
 
-    def value_rows(value: Tensor, target: Tensor) -> Tensor:
-        return loss.rows(value, target)
-
     if loss.target != "numbers":
         raise UnsupportedError(
             f"a companion of a classifier needs the log loss, and '{loss.name}' is asked for."
         )
-    return _Kind("identity", rows, value_rows)
+    return _Kind("identity", rows, loss.rows)
 
 
 def _class_losses(scores: Tensor, target: Tensor) -> Tensor:
@@ -244,12 +238,11 @@ def _rows(problem: Problem, split: Split) -> tuple[Array, Tensor, tuple[Array, A
     target = np.concatenate([split.target, split.valid.target])
     if problem.loss.target == "classes":
         return rows, torch.from_numpy(target), (np.zeros(1), np.ones(1))
-    numbers = target.astype(np.float64)
-    mean, spread = np.zeros(numbers.shape[1]), np.ones(numbers.shape[1])
+    mean, spread = np.zeros(target.shape[1]), np.ones(target.shape[1])
     if problem.loss.target == "numbers" and problem.loss.name not in ("log", "poisson"):
         mean, spread = split.target.mean(axis=0), split.target.std(axis=0)
         spread = np.where(spread > 0, spread, 1.0)
-    return rows, torch.from_numpy(numbers.astype(np.float32)), (mean, spread)
+    return rows, torch.from_numpy(target.astype(np.float32)), (mean, spread)
 
 
 def _rescaled(networks: Networks, scale: tuple[Array, Array]) -> Networks:

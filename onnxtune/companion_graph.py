@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from onnxtune.classes import Labels, label_outputs
 from onnxtune.companion_net import Networks
 from onnxtune.errors import UnsupportedError
+from onnxtune.graph_names import names_of, unused
 from onnxtune.preparation import OPSET, opset_of, set_opset
 
 # What turns a network's scores into what the output holds.
@@ -39,18 +40,12 @@ class _Nodes:
     """Nodes and constants of a graph, under names of their own."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
-        taken = {name for node in graph.node for name in (*node.input, *node.output, node.name)}
-        taken |= {each.name for each in (*graph.initializer, *graph.input, *graph.output)}
-        self._taken = taken
+        self._taken = set(names_of(graph))
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
     def name(self, wanted: str) -> str:
-        found, number = f"{_PREFIX}/{wanted}", 2
-        while found in self._taken:
-            found, number = f"{_PREFIX}/{wanted}_{number}", number + 1
-        self._taken.add(found)
-        return found
+        return unused(f"{_PREFIX}/{wanted}", self._taken)
 
     def op(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         made = output or self.name(kind.lower())

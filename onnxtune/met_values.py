@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import onnx
-
 from onnxtune.calibration import matrices
-from onnxtune.learned import ir_node
+from onnxtune.ensembles import ensembles
 from onnxtune.preparation import Prepared
-from rewrites.core.registry import find
 from rewrites.core.rewrite import Array
 
 
@@ -20,20 +17,11 @@ def met_values(
 
     Those are left out whose node reads no numeric matrix or does not tell the features.
     """
-    nodes = {node.name: node for node in prepared.proto.graph.node}
-    holders = {name: nodes[name.rsplit("/", 1)[0]] for name in names}
-    met = matrices(prepared, feed, sorted({node.input[0] for node in holders.values()}))
+    by_node = {name.rsplit("/", 1)[0]: name for name in names}
     found = {}
-    for name, node in holders.items():
-        features, data = _features(prepared, node), met.get(node.input[0])
-        if data is not None and features is not None:
-            found[name] = (data, features)
-    return found
-
-
-def _features(prepared: Prepared, node: onnx.NodeProto) -> Array | None:
-    """[P] the feature of each threshold; None where the operator does not tell."""
-    rewrite = find(node.domain, node.op_type)
-    if rewrite is None or rewrite.ensemble is None:
-        return None
-    return rewrite.ensemble.features(ir_node(prepared, node))
+    for node, own in ensembles(prepared, by_node):
+        read = node.inputs[0]
+        if read is not None:
+            found[by_node[str(node.name)]] = (str(read.name), own.features(node))
+    met = matrices(prepared, feed, sorted({value for value, _ in found.values()}))
+    return {name: (met[value], own) for name, (value, own) in found.items() if value in met}

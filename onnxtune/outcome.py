@@ -52,17 +52,15 @@ def outcome(
     found = [candidate for candidate in run.candidates if candidate.name != COMPANION]
     shown = {form: taken[form] or best(found, form, accepted=False) for form in FORMS}
     verdicts = {form: one.verdict for form, one in shown.items() if one is not None}
-    module, written = original, native(prepared, {})
+    changed = beneath if hard is not None and hard.name == COMPANION else hard or soft
+    written = native(prepared, {}) if changed is None else native(changed.prepared, changed.tensors)
+    module = original
     if hard is not None:
         module = court.module(hard.prepared, "hard")
         module.load_tensors(hard.tensors)
         module.temperature = run.temperature
-        check_file(
-            module, native(hard.prepared, hard.tensors).proto, first.valid.table, problem.output
-        )
-    changed = beneath if hard is not None and hard.name == COMPANION else hard or soft
-    if changed is not None:
-        written = native(changed.prepared, changed.tensors)
+        file = written if changed is hard else native(hard.prepared, hard.tensors)
+        check_file(module, file.proto, first.valid.table, problem.output)
     # Of validation rows the networks of a companion have learned.
     known = hard is not None and (court.test is not None or hard.name != COMPANION)
     curve = reliability(problem, court.test or first.valid, module if known else None)

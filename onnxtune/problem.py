@@ -32,9 +32,6 @@ _FEW_ROWS = 1000
 
 _FOLDS = 5
 
-# Rows that tell on which scale a model predicts.
-_LOOKED_AT = 1000
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -128,9 +125,9 @@ def _check_scale(problem: Problem, table: Table) -> None:
         ArgumentError: it does.
     """
     assert problem.transform is not None
-    some = min(table.rows, _LOOKED_AT)
-    plain = target_for(table, problem.loss, problem.labels, problem.scored.columns)[:some]
-    found = hard_output(problem.original, take(table.feed, slice(some)), problem.output)
+    found = hard_output(problem.original, some_rows(table), problem.output)
+    target = target_for(table, problem.loss, problem.labels, problem.scored.columns)
+    plain = target[: len(found)]
     own = found.double().cpu().numpy().reshape(plain.shape)
     inner = transformed(problem.transform, plain)
     if np.abs(own - plain).mean() < np.abs(own - inner).mean():

@@ -6,15 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
-from onnxtune.copying import replace_attributes
-from onnxtune.learned import ir_node
-from onnxtune.model import load
-from onnxtune.preparation import Prepared, prepare
+from onnxtune.ensembles import ensembles, with_attributes
+from onnxtune.preparation import Prepared
 from rewrites.core.ensembles import EnsembleShape, Taken
-from rewrites.core.naming import node_names
-from rewrites.core.registry import find
 from rewrites.core.rewrite import Array, Tensor
 
 # Noise further out than this share of a logistic distribution is cut.
@@ -37,14 +32,8 @@ def tree_nodes(prepared: Prepared, names: Sequence[str]) -> dict[str, Array]:
 
     Trees of one group vote for the same columns.
     """
-    found = {}
-    for node in prepared.proto.graph.node:
-        rewrite = find(node.domain, node.op_type)
-        if node.name in names and rewrite is not None and rewrite.ensemble is not None:
-            groups = rewrite.ensemble.groups(ir_node(prepared, node))
-            if groups is not None:
-                found[node.name] = groups
-    return found
+    found = {node.name: own.groups(node) for node, own in ensembles(prepared, names)}
+    return {str(name): groups for name, groups in found.items() if groups is not None}
 
 
 def single_trees(count: int) -> str:
@@ -61,28 +50,17 @@ def holders(names: list[str]) -> list[str]:
 
 def tree_shapes(prepared: Prepared, names: Sequence[str]) -> list[EnsembleShape]:
     """The shapes of those of the nodes that hold trees."""
-    found = []
-    for node in prepared.proto.graph.node:
-        rewrite = find(node.domain, node.op_type)
-        if node.name in names and rewrite is not None and rewrite.ensemble is not None:
-            found.append(rewrite.ensemble.shape(ir_node(prepared, node)))
-    return found
+    return [own.shape(node) for node, own in ensembles(prepared, names)]
 
 
 def resized(prepared: Prepared, trees: Mapping[str, Array]) -> Resized:
     """The model with these trees: node name -> numbers of the trees to take, repeated or not."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(prepared.source.proto)
-    taken = {}
-    for node, name in zip(proto.graph.node, node_names(proto.graph), strict=True):
-        rewrite = find(node.domain, node.op_type)
-        if name not in trees or rewrite is None or rewrite.ensemble is None:
-            continue
-        read = ir_node(prepared, node, name)
-        found = rewrite.ensemble.take(read, trees[name])
-        replace_attributes(node, found.attributes)
-        taken[name] = found
-    return Resized(prepare(load(proto)), taken)
+    taken = {
+        str(node.name): own.take(node, trees[str(node.name)])
+        for node, own in ensembles(prepared, trees)
+    }
+    changed = {name: found.attributes for name, found in taken.items()}
+    return Resized(with_attributes(prepared, changed), taken)
 
 
 def carried(

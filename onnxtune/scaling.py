@@ -11,24 +11,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor
 
-from onnxtune.copying import replace_attributes
+from onnxtune.ensembles import ensembles, with_attributes
 from onnxtune.export import native
 from onnxtune.judging import Court
-from onnxtune.learned import ir_node
 from onnxtune.links import Source
 from onnxtune.losses import Loss, choose_loss
 from onnxtune.model import load
 from onnxtune.partition import Partition
 from onnxtune.preparation import Prepared, prepare
+from onnxtune.resizing import holders
 from onnxtune.rows import Rows
 from onnxtune.torch_module import OnnxModule
 from onnxtune.training_loop import loss_input
-from rewrites.core.naming import node_names
-from rewrites.core.registry import find
 
 # Factors of scores that already stand in front of a link.
 _FACTORS: tuple[float, ...] = tuple(np.exp(np.linspace(-1.5, 1.5, 61)).tolist())
@@ -137,19 +134,14 @@ def known_by_heart(court: Court, module: OnnxModule) -> bool:
 
 def with_logits(prepared: Prepared, trained: set[str], factor: float) -> Prepared | None:
     """The model with the only node that votes with probabilities moved to logits."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(prepared.source.proto)
-    moved = 0
-    for node, name in zip(proto.graph.node, node_names(proto.graph), strict=True):
-        rewrite = find(node.domain, node.op_type)
-        if rewrite is None or rewrite.ensemble is None or f"{name}/leaf_values" not in trained:
-            continue
-        attributes = rewrite.ensemble.logits(ir_node(prepared, node, name), factor)
-        if attributes is None:
-            continue
-        replace_attributes(node, attributes)
-        moved += 1
-    return prepare(load(proto)) if moved == 1 else None
+    changed = {}
+    for node, own in ensembles(
+        prepared, holders([n for n in trained if n.endswith("/leaf_values")])
+    ):
+        attributes = own.logits(node, factor)
+        if attributes is not None:
+            changed[str(node.name)] = attributes
+    return with_attributes(prepared, changed) if len(changed) == 1 else None
 
 
 def scale_tensors(prepared: Prepared, cut: Partition, output: str) -> list[str]:

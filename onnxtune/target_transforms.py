@@ -11,6 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxtune.errors import ArgumentError, DataError, UnsupportedError
+from onnxtune.graph_names import inner_graphs, names_of, unused
 from onnxtune.preparation import OLDEST_OPSET, opset_of, set_opset
 from onnxtune.runtime import declared_types, output_types
 from onnxtune.tables import shown
@@ -134,8 +135,8 @@ def with_inverse(proto: onnx.ModelProto, output: str, name: str) -> onnx.ModelPr
     new.CopyFrom(proto)
     if opset is None:
         set_opset(new, "", OLDEST_OPSET if new.ir_version >= _IR else _OPSET_BEFORE)
-    taken = set(_names(new.graph))
-    old = _unused(f"{output}_{name}", taken)
+    taken = set(names_of(new.graph))
+    old = unused(f"{output}_{name}", taken)
     _rename(new.graph, output, old)
     declared = next(value for value in new.graph.output if value.name == output)
     described = new.graph.value_info.add()
@@ -179,7 +180,7 @@ def _nodes(
     def named(value: str | float) -> str:
         key = str(value)
         if key not in names:
-            names[key] = _unused(f"{stem}/{key}", taken)
+            names[key] = unused(f"{stem}/{key}", taken)
         return names[key]
 
     for operator, reads, makes in transform.inverse:
@@ -190,35 +191,8 @@ def _nodes(
                 made = named(value)
                 yield helper.make_node("Constant", [], [made], name=made, value=tensor)
         made = named(makes)
-        title = made if makes != "y" else _unused(f"{stem}/y", taken)
+        title = made if makes != "y" else unused(f"{stem}/y", taken)
         yield helper.make_node(operator, [named(value) for value in reads], [made], name=title)
-
-
-def _unused(name: str, taken: set[str]) -> str:
-    """The name, or with a number behind it; then taken."""
-    found, count = name, 1
-    while found in taken:
-        count += 1
-        found = f"{name}_{count}"
-    taken.add(found)
-    return found
-
-
-def _names(graph: onnx.GraphProto) -> Iterator[str]:
-    """The names of all values and nodes, inner graphs included."""
-    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
-        yield value.name
-    for node in graph.node:
-        yield from (node.name, *node.input, *node.output)
-        for inner in _inner(node):
-            yield from _names(inner)
-
-
-def _inner(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
@@ -228,7 +202,7 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
         for held in (node.input, node.output):
             for place in [place for place, name in enumerate(held) if name == old]:
                 held[place] = new
-        for inner in _inner(node):
+        for inner in inner_graphs(node):
             _rename(inner, old, new)
             for output in inner.output:
                 if output.name == old:
