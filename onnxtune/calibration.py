@@ -95,4 +95,11 @@ def _spread(columns: Array, share_of_range: float) -> Array:
     high = np.max(numbers, axis=0, where=finite, initial=-np.inf)
     low = np.min(numbers, axis=0, where=finite, initial=np.inf)
     reach = np.where(finite.any(axis=0), high - low, 0.0)
-    return np.asarray(np.maximum(np.sqrt(square), share_of_range * reach))
+    if not share_of_range:
+        return np.asarray(np.sqrt(square))
+    # Beside weights, of a column that mostly holds one value, the other rows tell the size.
+    usual = np.where(finite.any(axis=0), np.nanmedian(np.where(finite, numbers, np.nan), axis=0), 0)
+    other = finite & (numbers != usual)
+    away = np.where(other, (numbers - usual) ** 2, 0).sum(axis=0)
+    size = np.sqrt(away / np.maximum(other.sum(axis=0), 1))
+    return np.asarray(np.maximum(size, share_of_range * reach))

@@ -29,6 +29,9 @@ from rewrites.trees.costs import step_cost
 TuneRouting = Literal["auto", "soft", "straight-through", "leaves"]
 ROUTINGS: tuple[TuneRouting, ...] = ("auto", "soft", "straight-through", "leaves")
 
+# All trees, where a part was asked for.
+WHOLE = "scaled, all trees"
+
 # Copies of the trees that may stand for a soft model, as far as `max_size` allows.
 _COPIES = (1, 2, 4, 8, 16)
 
@@ -42,9 +45,15 @@ _WIDTHS, _LEAST_WIDTH = (0.01, 0.02, 0.05, 0.1, 0.2), 0.03
 # The width of a step's gradient.
 _STEP_WIDTH = 0.1
 
-# Factors of the learning rates, unless these were given: of models without trees, which are cheap
-# to train more than once, and of straight-through routing.
-_SPEEDS, _STEP_SPEED = (1.0, 2.0), 2.0
+# A factor of the learning rates of straight-through routing, unless these were given.
+_STEP_SPEED = 2.0
+
+# The learning rate where the step has one size a tensor. It goes as far as rows that have drifted
+# away want it, and fits few rows by heart: so it must beat the usual steps.
+_TENSOR_RATE = 2e-2
+
+# The name of a model without trees that took the usual steps.
+_TRAINED = "trained"
 
 # Seconds that soft routing may take by forecast; beyond, straight-through routing stands in.
 _AFFORDABLE = 60.0
@@ -81,7 +90,8 @@ class Run:
 
     `routing` is that of the last training; `cached_bytes` what was kept of the rows;
     `temperature` the width of soft gates; `known_by_heart` whether the model seems to have been
-    fitted on the validation rows.
+    fitted on the validation rows; `whole` [N] the losses on them that a smaller model is held
+    against.
     """
 
     candidates: list[Candidate]
@@ -90,6 +100,7 @@ class Run:
     cached_bytes: int
     temperature: float
     known_by_heart: bool
+    whole: Array
 
 
 def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
@@ -103,9 +114,16 @@ def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
     court, start, size, teacher = task.court, task.problem.original, 1.0, None
     better = None if task.random else scaled(court, start, task.trained)
     known = not task.random and known_by_heart(court, start)
+    found: list[Candidate] = []
     if max_size < 1:
-        # The part follows the whole model as it is once its scores have the right size.
+        # The part follows the whole model as it is once its scores have the right size, and is
+        # held against it; where none is as good, that is what remains.
         whole = better or start
+        if better is not None:
+            # One factor cannot fit chance by much: any gain will do.
+            lenient = replace(court, needed_z=0.0)
+            found.append(lenient.judge(WHOLE, "hard", 1.0, whole.prepared, {}))
+            court = replace(court, whole=found[0].losses)
         teacher = teacher_for(task.problem, whole, task.split)
         start, size = smaller(court, whole, task.split, task.trained, max_size)
         better = None if task.random else scaled(court, start, task.trained)
@@ -113,7 +131,6 @@ def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
     trained = [name for name in task.trained if name in start.learned]
     if not trained:
         raise ArgumentError("freeze leaves nothing to tune.")
-    found: list[Candidate] = []
     if better is not None:
         start = better
         found.append(court.judge("scaled", "hard", size, start.prepared, {}))
@@ -121,21 +138,34 @@ def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
     history: list[Epoch] = []
     held = 0
     trainings = _trainings(task, start, routing)
-    soft = any(mode == "soft" for mode, _ in trainings)
+    soft = any(training.routing == "soft" for training in trainings)
     if soft and task.temperature is None:
         court = replace(court, temperature=_temperature(court, start))
     work = _Work(task, court, start, learned, trained, size, max_size, teacher)
     if soft:
         # Untrained, a soft model often beats the hard one.
         found.extend(_softened(work, {}, "softened"))
-    for mode, speed in trainings:
-        if mode == "hard" and not any(_is_leaves(work, name) for name in trained):
+    for training in trainings:
+        if training.routing == "hard" and not any(_is_leaves(work, name) for name in trained):
             continue
-        outcome, size_of_cache = _train(work, mode, speed)
+        outcome, size_of_cache = _train(work, training)
         held = max(held, size_of_cache)
         history.extend(outcome.history)
-        found.extend(_judged(work, outcome, mode, speed))
-    return Run(found, history, trainings[-1][0], held, court.temperature, known)
+        found.extend(_judged(work, outcome, training))
+    return Run(found, history, trainings[-1].routing, held, court.temperature, known, court.whole)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """How to train once.
+
+    `speed` is a factor of the learning rates; `by_tensor` says that each tensor has one step size.
+    """
+
+    name: str
+    routing: Routing
+    speed: float = 1.0
+    by_tensor: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,9 +185,9 @@ class _Work:
     teacher: Tensor | None
 
 
-def _train(work: _Work, mode: Routing, speed: float) -> tuple[Trained, int]:
+def _train(work: _Work, training: _Training) -> tuple[Trained, int]:
     """Train once; returns the outcome, and the bytes that were cached of the rows."""
-    task, court, start = work.task, work.court, work.start
+    task, court, start, mode = work.task, work.court, work.start, training.routing
     trained = [name for name in work.trained if mode != "hard" or _is_leaves(work, name)]
     start.routing = mode
     start.temperature = court.temperature if mode == "soft" else _STEP_WIDTH
@@ -168,7 +198,10 @@ def _train(work: _Work, mode: Routing, speed: float) -> tuple[Trained, int]:
     valid = court.rows(start, judged, trained)
     parameters = standardised(work.learned, trained, court.device)
     settings = court.settings_for(start)
-    settings = replace(settings, rates={n: r * speed for n, r in settings.rates.items()})
+    rates = {n: r * training.speed for n, r in settings.rates.items()}
+    if training.by_tensor:
+        rates = dict.fromkeys(rates, _TENSOR_RATE)
+    settings = replace(settings, rates=rates, by_tensor=training.by_tensor)
     rows = replace(rows, teacher=work.teacher)
     return train(start, parameters, rows, valid, settings, mode), _bytes(rows) + _bytes(valid)
 
@@ -201,23 +234,17 @@ def _temperature(court: Court, start: OnnxModule) -> float:
     return max(_LEAST_WIDTH, _WIDTHS[int(np.argmin(losses))])
 
 
-def _judged(work: _Work, trained: Trained, mode: Routing, speed: float) -> Iterator[Candidate]:
+def _judged(work: _Work, trained: Trained, training: _Training) -> Iterator[Candidate]:
     """The models that come of one training."""
     court, prepared = work.court, work.start.prepared
     # What was not trained this time was trained upon all the same.
     tensors = {name: work.learned[name].value for name in work.trained} | trained.hard
     if trained.soft is None:
-        name = "leaves" if mode == "hard" else _name(work, mode, speed)
-        yield court.judge(name, "hard", work.size, prepared, tensors)
+        milder = _TRAINED if training.by_tensor else None
+        yield court.judge(training.name, "hard", work.size, prepared, tensors, milder)
         return
     yield court.judge("soft, thresholds kept", "hard", work.size, prepared, tensors)
     yield from _softened(work, trained.soft, "soft")
-
-
-def _name(work: _Work, mode: Routing, speed: float) -> str:
-    if tree_shapes(work.start.prepared, list(work.start.cut.roles)):
-        return str(mode)
-    return "trained" if speed == 1 else f"trained, steps x{speed:g}"
 
 
 def _softened(work: _Work, tensors: Mapping[str, Array], name: str) -> Iterator[Candidate]:
@@ -238,24 +265,26 @@ def _softened(work: _Work, tensors: Mapping[str, Array], name: str) -> Iterator[
             yield court.judge(title, "hard", copies * work.size, new.prepared, numbers)
 
 
-def _trainings(task: Task, module: OnnxModule, routing: TuneRouting) -> list[tuple[Routing, float]]:
-    """The routings to train with, and factors of the learning rates."""
+def _trainings(task: Task, module: OnnxModule, routing: TuneRouting) -> list[_Training]:
+    """How to train: models without trees twice, which is cheap."""
     shapes = tree_shapes(module.prepared, list(module.cut.roles))
-    speeds = (1.0,) if task.own_rate else _SPEEDS
     if not shapes:
-        return [("straight-through", speed) for speed in speeds]
-    steps: tuple[Routing, float] = ("straight-through", 1.0 if task.own_rate else _STEP_SPEED)
+        trained = _Training(_TRAINED, "straight-through")
+        by_tensor = _Training(f"{_TRAINED} boldly", "straight-through", by_tensor=True)
+        return [trained] if task.own_rate else [trained, by_tensor]
+    speed = 1.0 if task.own_rate else _STEP_SPEED
+    steps = _Training("straight-through", "straight-through", speed)
+    leaves, soft = _Training("leaves", "hard"), _Training("soft", "soft")
     if routing == "leaves":
-        return [("hard", 1.0)]
+        return [leaves]
     if routing == "soft":
-        return [("soft", 1.0)]
+        return [soft]
     if routing == "straight-through":
         return [steps]
     seconds = 1e-9 * sum(step_cost(shape, "soft") for shape in shapes)
     passes = task.split.table.rows * task.court.settings.epochs * task.turns
-    affordable = seconds * passes <= _AFFORDABLE
     # Leaves alone cost next to nothing, since it is known which of them every row reaches.
-    return [("hard", 1.0), ("soft", 1.0) if affordable else steps]
+    return [leaves, soft if seconds * passes <= _AFFORDABLE else steps]
 
 
 def _bytes(rows: Rows) -> int:

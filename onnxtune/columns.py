@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from onnxtune.errors import DataError
@@ -202,15 +203,53 @@ def split_names(names: Sequence[str], target: Any, origin: str) -> tuple[list[in
     return [index for index in everything if index != places[0]], places[0]
 
 
-def split_groups(
+@dataclass(frozen=True)
+class Beside:
+    """Columns that say something of the rows; each may feed an input as well.
+
+    `groups` tells which rows belong together, `weights` how much each counts.
+    """
+
+    groups: str | None = None
+    weights: str | None = None
+
+
+_NOTHING = Beside()
+
+_PURPOSES = {"groups": "to hold out groups of rows by", "weights": "to weigh the rows by"}
+
+
+def split_beside(
     names: Sequence[str],
     kept: list[int],
     inputs: Sequence[ValueType],
-    groups: str | None,
+    beside: Beside,
     origin: str,
     by_order: bool,
-) -> tuple[list[int], int | None]:
-    """The positions of the columns that feed inputs, and that of the one that holds groups.
+) -> tuple[list[int], dict[str, int]]:
+    """The positions of the columns that feed inputs, and those of `beside` by its fields.
+
+    Raises:
+        DataError: no column of a name, or several.
+    """
+    found = {}
+    for role, purpose in _PURPOSES.items():
+        column = getattr(beside, role)
+        if column is not None:
+            kept, found[role] = _split(names, kept, inputs, column, purpose, origin, by_order)
+    return kept, found
+
+
+def _split(
+    names: Sequence[str],
+    kept: list[int],
+    inputs: Sequence[ValueType],
+    column: str,
+    purpose: str,
+    origin: str,
+    by_order: bool,
+) -> tuple[list[int], int]:
+    """The positions of the columns that feed inputs, and that of another one.
 
     It feeds an input as well where one has its name.
 
@@ -218,23 +257,22 @@ def split_groups(
         names: of all columns.
         kept: positions of those that are no target.
         inputs: of the model.
-        groups: name of the column; None for none.
+        column: its name.
+        purpose: what it is for, in messages.
         origin: what to call the data in messages.
-        by_order: a single input takes columns by their order; it also takes the groups where it
-            has one column too few without them.
+        by_order: a single input takes columns by their order; it also takes this one where it has
+            one column too few without it.
 
     Raises:
         DataError: no column of this name, or several.
     """
-    if groups is None:
-        return kept, None
-    places = [index for index in kept if names[index] == groups]
+    places = [index for index in kept if names[index] == column]
     if len(places) != 1:
         problem = f"is there {len(places)} times" if places else "is not there"
-        if groups in names and not places:
+        if column in names and not places:
             problem = "is the target"
         raise DataError(
-            f"{origin}: column '{groups}', to hold out groups of rows by, {problem}; there are "
+            f"{origin}: column '{column}', {purpose}, {problem}; there are "
             f"{listing([names[index] for index in kept])}."
         )
     found = _match([names[i] for i in kept], [value.name for value in inputs], origin, "column")
@@ -249,18 +287,18 @@ def text_columns(
     inputs: Sequence[ValueType],
     target: Any,
     origin: str,
-    groups: str | None = None,
+    beside: Beside = _NOTHING,
 ) -> tuple[set[str], str | None]:
     """The columns of a .csv file that stay text, and its target column.
 
     They feed inputs of strings, or tell groups, where "01" and "1" may be two.
     """
     kept, place = split_names(names, target, origin)
-    kept, beside = split_groups(names, kept, inputs, groups, origin, by_order=True)
+    kept, places = split_beside(names, kept, inputs, beside, origin, by_order=True)
     features = [names[index] for index in kept]
     assigned = assign(features, inputs, origin, target is not None)
     pairs = zip(inputs, assigned, strict=True)
     text = {features[i] for value, columns in pairs if value.is_string for i in columns}
-    if beside is not None and beside not in kept:
-        text.add(names[beside])
+    if "groups" in places and places["groups"] not in kept:
+        text.add(names[places["groups"]])
     return text, None if place is None else names[place]

@@ -149,11 +149,11 @@ def accompanied(
             kind, networks, _matrix(court.test.entering)
         ).mean(dim=0)
         test = float(kind.value_loss(blended, torch.as_tensor(court.test.target)).mean())
+    size = 1.0 if taken is None else taken.size
     untouched = kind.value_loss(output(problem.original, valid), wanted).numpy()
-    verdict = replace(court, original=untouched).verdict(losses)
+    verdict = replace(court, original=untouched).verdict(losses, size)
     gain, _, z = paired(losses, kind.value_loss(own, wanted).numpy())
     helps = verdict.accepted and gain > 0 and z > court.needed_z and count >= _FEWEST
-    size = 1.0 if taken is None else taken.size
     made_of = Candidate(COMPANION, "hard", size, made, {}, verdict, losses, test, court.temperature)
     return made_of, helps
 

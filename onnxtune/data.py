@@ -15,13 +15,14 @@ import numpy as np
 
 from onnxtune import tables
 from onnxtune.columns import (
+    Beside,
     assign,
     check_inputs,
     check_table_feeds,
     check_width,
     match_all,
     sizes_after_rows,
-    split_groups,
+    split_beside,
     split_names,
     text_columns,
     width_of,
@@ -37,15 +38,16 @@ class Table:
 
     `feed` maps each input name to an array of the dtype that onnxruntime wants (`object` of `str`
     for strings), whose first dimension is `rows`. `target` is a 1-D or 2-D array of numbers or
-    strings as they came; `encode_labels` or `check_numbers` makes it ready for a loss. `groups` is
-    the 1-D array of the column that tells which rows belong together, as it came. An array that
-    needed no change shares the caller's memory.
+    strings as they came; `encode_labels` or `check_numbers` makes it ready for a loss. `groups` and
+    `weights` are 1-D arrays of columns that tell which rows belong together and how much each
+    counts, as they came. An array that needed no change shares the caller's memory.
     """
 
     feed: dict[str, Array]
     target: Array | None
     rows: int
     groups: Array | None = None
+    weights: Array | None = None
 
 
 def load(
@@ -54,6 +56,7 @@ def load(
     target: Any = None,
     *,
     groups: str | None = None,
+    weights: str | None = None,
     origin: str = "the data",
     allow_empty: bool = False,
 ) -> Table:
@@ -68,6 +71,7 @@ def load(
             taken out of the data; or an array of as many rows; or None.
         groups: the name of a column (or of the mapping's array) that tells which rows belong
             together; it is taken out of the data where it is no input of the model.
+        weights: the name of one that tells how much each row counts; likewise.
         origin: what to call the data in messages; a path is called by its name.
         allow_empty: take data without rows.
 
@@ -78,29 +82,31 @@ def load(
     """
     check_inputs(inputs)
     archive = False
+    named = Beside(groups, weights)
     if isinstance(data, str | os.PathLike):
         path, origin = Path(data), str(data)
         archive = path.suffix.lower() == ".npz"
-        data = tables.read(path, lambda n: text_columns(n, inputs, target, origin, groups))
+        data = tables.read(path, lambda n: text_columns(n, inputs, target, origin, named))
     column: Any = target
-    beside: Any = None
+    beside: dict[str, Any] = {}
     frame = tables.to_frame(data)
     if frame is not None:
         _check_rows(len(frame), origin, allow_empty)
-        feed, column, beside = _from_frame(frame, inputs, target, groups, origin)
+        feed, column, beside = _from_frame(frame, inputs, target, named, origin)
         rows = len(frame)
     elif isinstance(data, Mapping):
-        feed, column, beside = _from_mapping(data, inputs, target, groups, origin, archive)
+        feed, column, beside = _from_mapping(data, inputs, target, named, origin, archive)
         rows = _common_rows(feed, origin)
         _check_rows(rows, origin, allow_empty)
     elif isinstance(target, str):
         raise DataError(
             f"{origin}: an array has no column named '{target}'; give the target as an array."
         )
-    elif groups is not None:
+    elif groups is not None or weights is not None:
+        what = "group" if groups is not None else "weight"
         raise DataError(
-            f"{origin}: an array has no column named '{groups}'; give the group of each row as an "
-            "array."
+            f"{origin}: an array has no column named '{groups or weights}'; give the {what} of "
+            "each row as an array."
         )
     else:
         array = tables.to_array(data, origin)
@@ -116,7 +122,10 @@ def load(
         {name: _owned(array) for name, array in feed.items()},
         None if column is None else _target_array(column, rows, origin),
         rows,
-        None if beside is None else _group_array(beside, rows, origin, str(groups)),
+        **{
+            role: _array_beside(values, rows, origin, getattr(named, role))
+            for role, values in beside.items()
+        },
     )
 
 
@@ -204,12 +213,12 @@ def _rows(bad: Array) -> str:
 
 
 def _from_frame(
-    frame: Any, inputs: Sequence[ValueType], target: Any, groups: str | None, origin: str
-) -> tuple[dict[str, Array], Any, Any]:
-    """The feed, the target and the groups."""
+    frame: Any, inputs: Sequence[ValueType], target: Any, beside: Beside, origin: str
+) -> tuple[dict[str, Array], Any, dict[str, Any]]:
+    """The feed, the target and what stands beside them."""
     names = [str(name) for name in frame.columns]
     kept, place = split_names(names, target, origin)
-    kept, at = split_groups(names, kept, inputs, groups, origin, by_order=True)
+    kept, places = split_beside(names, kept, inputs, beside, origin, by_order=True)
     features = [names[index] for index in kept]
     feed = {}
     assigned = assign(features, inputs, origin, target is not None)
@@ -217,7 +226,8 @@ def _from_frame(
         block = _block(frame, [kept[index] for index in columns], value.dtype, origin)
         feed[value.name] = block[:, 0] if sizes_after_rows(value) == () else block
     column = target if place is None else tables.series_array(frame.iloc[:, place])
-    return feed, column, None if at is None else tables.series_array(frame.iloc[:, at])
+    others = {role: tables.series_array(frame.iloc[:, at]) for role, at in places.items()}
+    return feed, column, others
 
 
 def _block(frame: Any, columns: Sequence[int], dtype: np.dtype[Any], origin: str) -> Array:
@@ -245,15 +255,15 @@ def _from_mapping(
     data: Mapping[Any, Any],
     inputs: Sequence[ValueType],
     target: Any,
-    groups: str | None,
+    beside: Beside,
     origin: str,
     archive: bool,
-) -> tuple[dict[str, Array], Any, Any]:
-    """The feed, the target and the groups."""
+) -> tuple[dict[str, Array], Any, dict[str, Any]]:
+    """The feed, the target and what stands beside them."""
     names = [str(name) for name in data]
     values = list(data.values())
     kept, place = split_names(names, target, origin)
-    kept, at = split_groups(names, kept, inputs, groups, origin, by_order=False)
+    kept, places = split_beside(names, kept, inputs, beside, origin, by_order=False)
     features = [names[index] for index in kept]
     if archive and len(inputs) == 1 and len(features) == 1:
         positions = [0]
@@ -265,7 +275,8 @@ def _from_mapping(
         if array.ndim == 0:
             raise DataError(f"{origin}: array '{value.name}' is one value; give one for each row.")
         feed[value.name] = _fit(array, value, origin)
-    return feed, target if place is None else values[place], None if at is None else values[at]
+    others = {role: values[at] for role, at in places.items()}
+    return feed, target if place is None else values[place], others
 
 
 def _from_array(
@@ -327,13 +338,13 @@ def _target_array(target: Any, rows: int, origin: str) -> Array:
     return _owned(array)
 
 
-def _group_array(values: Any, rows: int, origin: str, name: str) -> Array:
+def _array_beside(values: Any, rows: int, origin: str, name: str) -> Array:
     array = tables.to_array(values, f"{origin}: column '{name}'")
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.shape != (rows,):
         raise DataError(
-            f"{origin}: column '{name}' has shape {list(array.shape)}; give one group a row "
+            f"{origin}: column '{name}' has shape {list(array.shape)}; give one entry a row "
             f"({rows})."
         )
     return array

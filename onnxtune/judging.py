@@ -20,9 +20,10 @@ from onnxtune.preparation import Prepared
 from onnxtune.result import Candidate, Form, Verdict
 from onnxtune.rows import Rows, core_rows, hard_output, some_rows
 from onnxtune.runtime import run
-from onnxtune.torch_module import OnnxModule
+from onnxtune.torch_module import OnnxModule, learned_tensors
 from onnxtune.training_loop import Settings, evaluate
 from rewrites.core.rewrite import Array, Routing
+from rewrites.core.rewrite import Tensor as Learned
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Court:
         spreads, temperature: of soft gates.
         device: where to compute.
         needed_z: how far beyond its standard error a gain must be.
+        whole: [N], the loss that a smaller model is held against: that of all trees, scaled.
         allowed_loss: the relative loss that a smaller model may bring.
     """
 
@@ -59,6 +61,7 @@ class Court:
     settings: Settings
     scored: Output
     original: Array
+    whole: Array
     spreads: Mapping[str, Array]
     temperature: float
     device: torch.device
@@ -70,6 +73,11 @@ class Court:
         cut = partition(prepared, [self.settings.output])
         module = OnnxModule(prepared, cut, self.spreads, routing, self.temperature)
         return module.to(self.device)
+
+    def learned(self, prepared: Prepared) -> dict[str, Learned]:
+        """The learned tensors of a model."""
+        cut = partition(prepared, [self.settings.output])
+        return learned_tensors(prepared, cut, self.spreads)
 
     def settings_for(self, module: OnnxModule) -> Settings:
         """The settings with the loss as this module's output wants it.
@@ -83,24 +91,37 @@ class Court:
         return replace(self.settings, loss=choose_loss("log", replace(self.scored, source=source)))
 
     def judge(
-        self, name: str, form: Form, size: float, prepared: Prepared, tensors: Mapping[str, Array]
+        self,
+        name: str,
+        form: Form,
+        size: float,
+        prepared: Prepared,
+        tensors: Mapping[str, Array],
+        milder: str | None = None,
     ) -> Candidate:
         """Compare a model row by row with the original."""
         held = as_held(prepared, tensors)
         module = self.module(prepared, form)
         module.load_tensors(held)
         tuned = self.losses(module, form)
-        verdict = self.verdict(tuned)
+        verdict = self.verdict(tuned, size)
         test = None
         if self.test is not None:
             test = float(self.losses(module, form, self.test).mean())
-        return Candidate(name, form, size, prepared, held, verdict, tuned, test, self.temperature)
+        return Candidate(
+            name, form, size, prepared, held, verdict, tuned, test, self.temperature, milder
+        )
 
-    def verdict(self, tuned: Array) -> Verdict:
-        """On the losses of a tuned model on the validation rows, [N]."""
+    def verdict(self, tuned: Array, size: float) -> Verdict:
+        """On the losses of a tuned model of this size on the validation rows, [N]."""
         gain, error, z = paired(tuned, self.original)
         before, after = float(self.original.mean()), float(tuned.mean())
-        return Verdict(before, after, gain, error, z, self.needed_z, self.allowed_loss)
+        if not (self.allowed_loss and size < 1):
+            return Verdict(before, after, gain, error, z, self.needed_z)
+        whole = self.whole if self.whole.mean() < before else self.original
+        limit = whole + self.allowed_loss * abs(float(whole.mean()))
+        over = paired(tuned, limit)[2]
+        return Verdict(before, after, gain, error, z, self.needed_z, float(limit.mean()), over)
 
     def rows(
         self,
@@ -137,13 +158,15 @@ def convene(
         settings,
         scored,
         np.empty(0),
+        np.empty(0),
         original.spreads,
         original.temperature,
         device,
         needed_z,
         allowed_loss,
     )
-    return replace(court, original=court.losses(original, "hard"))
+    before = court.losses(original, "hard")
+    return replace(court, original=before, whole=before)
 
 
 def pooled(
@@ -157,24 +180,41 @@ def pooled(
         others: of each other fold, the losses of its candidates by name. Only those that every
             fold brought are kept.
     """
-    if len(courts) == 1:
-        return courts[0], first
-    whole = replace(courts[0], original=np.concatenate([each.original for each in courts]))
+    every = replace(
+        courts[0],
+        original=np.concatenate([each.original for each in courts]),
+        whole=np.concatenate([each.whole for each in courts]),
+    )
     together = []
     for candidate in first:
         same = [fold[candidate.name] for fold in others if candidate.name in fold]
         if len(same) == len(others):
             losses = np.concatenate([candidate.losses, *same])
-            together.append(replace(candidate, losses=losses, verdict=whole.verdict(losses)))
-    return whole, together
+            strict = replace(every, needed_z=candidate.verdict.needed_z)
+            verdict = strict.verdict(losses, candidate.size)
+            together.append(replace(candidate, losses=losses, verdict=verdict))
+    return every, _beside_milder(together)
+
+
+def _beside_milder(found: list[Candidate]) -> list[Candidate]:
+    """Bolder candidates with their z over the milder ones."""
+    by_name = {candidate.name: candidate for candidate in found}
+    return [
+        replace(c, verdict=replace(c.verdict, milder_z=paired(c.losses, milder.losses)[2]))
+        if (milder := by_name.get(c.milder or "")) is not None
+        else c
+        for c in found
+    ]
 
 
 def best(found: list[Candidate], form: Form, accepted: bool = True) -> Candidate | None:
     """The one with the lowest loss in a form, if `accepted` of those.
 
-    A smaller model is taken instead where its loss is within half a standard error of that.
+    A smaller model is taken instead where its loss is within half a standard error of that. Where
+    a part of the trees was asked for, all of them are the last resort.
     """
     able = [c for c in found if c.form == form and (c.verdict.accepted or not accepted)]
+    able = [c for c in able if c.verdict.limit is not None] or able
     lowest = min(able, key=lambda c: c.verdict.after, default=None)
     if lowest is None:
         return None

@@ -7,6 +7,8 @@ from typing import Literal
 
 import onnx
 
+from rewrites.core.naming import node_names
+
 Link = Literal["softmax", "sigmoid", "exp", "identity"]
 
 _LINKS: dict[str, Link] = {"Softmax": "softmax", "Sigmoid": "sigmoid", "Exp": "exp"}
@@ -63,3 +65,12 @@ def _sums_to_one(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> boo
     summed = makers.get(size.input[0])
     whole = summed.input[0] if summed is not None and summed.op_type == "Abs" else size.input[0]
     return bool(whole == node.input[0])
+
+
+def operator_links(graph: onnx.GraphProto) -> dict[str, str]:
+    """The link that each operator of ai.onnx.ml ends in, by node."""
+    return {
+        name: next((a.s.decode() for a in node.attribute if a.name == "post_transform"), "NONE")
+        for node, name in zip(graph.node, node_names(graph), strict=True)
+        if node.domain == "ai.onnx.ml"
+    }

@@ -10,12 +10,12 @@ import onnxtune
 from onnxtune.candidates import Run
 from onnxtune.export import native
 from onnxtune.judging import Court, best, check_file
+from onnxtune.links import operator_links
 from onnxtune.preparation import Prepared
 from onnxtune.problem import Problem, Split
 from onnxtune.reliability import reliability
 from onnxtune.result import FORMS, Candidate, Form, TuneResult
 from onnxtune.tune_report import COMPANION
-from rewrites.core.naming import node_names
 
 
 def outcome(
@@ -130,19 +130,9 @@ def outcome(
 
 def logits(before: Prepared, after: Prepared) -> dict[str, str]:
     """What became of the nodes whose votes were probabilities and are logits now, by node."""
-    was, now = _links(before), _links(after)
+    was, now = (operator_links(held.source.proto.graph) for held in (before, after))
     return {
         name: f"its probabilities became logits in front of a {now[name]} link"
         for name, link in was.items()
         if name in now and link != now[name]
-    }
-
-
-def _links(prepared: Prepared) -> dict[str, str]:
-    """The link that each operator of ai.onnx.ml ends in, by node."""
-    graph = prepared.source.proto.graph
-    return {
-        name: next((a.s.decode() for a in node.attribute if a.name == "post_transform"), "NONE")
-        for node, name in zip(graph.node, node_names(graph), strict=True)
-        if node.domain == "ai.onnx.ml"
     }

@@ -26,8 +26,9 @@ class Verdict:
     """The paired comparison on the validation rows; losses are means per row.
 
     `z` is the mean gain over its standard error; the tuned model is taken where it is above
-    `needed_z`. A model that was to become smaller may lose the share `allowed_loss` of the
-    original's loss.
+    `needed_z`. One that was to become smaller has a loss below `limit`, a little above that of all
+    trees, by a `limit_z` above that. A bolder one must be better than a milder one, too, beyond
+    chance: `milder_z`.
     """
 
     before: float
@@ -36,13 +37,17 @@ class Verdict:
     standard_error: float
     z: float
     needed_z: float
-    allowed_loss: float = 0.0
+    limit: float | None = None
+    limit_z: float | None = None
+    milder_z: float | None = None
 
     @property
     def accepted(self) -> bool:
         """Whether the gain is beyond its standard error, or the loss within what is allowed."""
-        if self.allowed_loss:
-            return self.after <= self.before + self.allowed_loss * abs(self.before)
+        if self.limit_z is not None:
+            return self.limit_z > self.needed_z
+        if self.milder_z is not None and not self.milder_z > self.needed_z:
+            return False
         return self.gain > 0 and self.z > self.needed_z
 
 
@@ -65,6 +70,7 @@ class Candidate:
         losses: [N], on each validation row.
         test: its mean loss on test rows, where there are some.
         temperature: of its soft gates.
+        milder: the candidate that it must beat beyond chance beside the original.
     """
 
     name: str
@@ -76,6 +82,7 @@ class Candidate:
     losses: Array
     test: float | None
     temperature: float
+    milder: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Its figures."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from onnxtune.errors import ArgumentError, OnnxTuneError
 from onnxtune.losses import Loss
+from onnxtune.optimizers import TensorAdam
 from onnxtune.output import progress
 from onnxtune.parameters import Parameter
 from onnxtune.rows import Rows
@@ -55,7 +56,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train."""
+    """How to train; `by_tensor` takes one step size for all numbers of a tensor."""
 
     loss: Loss
     output: str
@@ -64,6 +65,7 @@ class Settings:
     rates: Mapping[str, float]
     patience: int
     seed: int
+    by_tensor: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,8 @@ def train(
         OnnxTuneError: the loss is no longer a number.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    optimizer = torch.optim.Adam(
-        [{"params": [p.delta], "lr": settings.rates[name]} for name, p in parameters.items()]
-    )
+    groups = [{"params": [p.delta], "lr": settings.rates[name]} for name, p in parameters.items()]
+    optimizer = TensorAdam(groups) if settings.by_tensor else torch.optim.Adam(groups)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(settings.epochs))
     best = {"hard": _Best(parameters), "soft": _Best(parameters)}
     history: list[Epoch] = []

@@ -82,11 +82,12 @@ def _reasons(report: Mapping[str, Any]) -> Iterator[str]:
     smaller = report["max_size"] < 1
     if report["init"] == "random":
         yield "A baseline from random numbers, handed out whatever its loss."
-    elif not report["taken"] and smaller:
-        allowed = 100 * max(one["allowed_loss"] for one in report["candidates"])
+    elif smaller and not any(one["size"] < 1 for one in _chosen(report)):
+        limit = max(one["limit"] for one in report["candidates"] if one["limit"] is not None)
+        kept = "they are kept, scaled" if report["taken"] else "the original is kept"
         yield (
-            f"No model of {report['max_size']:g} times the trees stays within "
-            f"{allowed:g}% of the original's loss: the original is kept."
+            f"No model of {report['max_size']:g} times the trees is sure to have a loss below "
+            f"{limit:.4g}, 2% above that of all trees: {kept}."
         )
         return
     elif not report["taken"]:
@@ -103,6 +104,11 @@ def _reasons(report: Mapping[str, Any]) -> Iterator[str]:
             yield f"Kept for {shown}: the original; {_why_not(able)}."
 
 
+def _chosen(report: Mapping[str, Any]) -> list[Candidate]:
+    taken = {(form, name) for form, name in report["taken"].items()}
+    return [one for one in report["candidates"] if (one["form"], one["name"]) in taken]
+
+
 def _why(report: Mapping[str, Any], taken: Candidate, able: Sequence[Candidate]) -> str:
     if report["init"] == "random":
         return ""
@@ -114,8 +120,8 @@ def _why(report: Mapping[str, Any], taken: Candidate, able: Sequence[Candidate])
     best = "the lowest loss"
     if smaller:
         best = f"as good as '{lowest['name']}' within half a standard error, and with fewer trees"
-    if taken["allowed_loss"]:
-        return f", {best}, within {100 * taken['allowed_loss']:g}% of the original's"
+    if taken["limit"] is not None:
+        return f", {best}, less than 2% above that of all trees"
     gate = "" if smaller or len(able) == 1 else f" of those with z above {taken['needed_z']:g}"
     return f", {best}{gate}"
 

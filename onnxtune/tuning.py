@@ -16,6 +16,7 @@ from onnxtune.candidates import ROUTINGS, Run, Task, TuneRouting, candidates
 from onnxtune.companion import accompanied, check_companion
 from onnxtune.conversion import check_temperature
 from onnxtune.errors import ArgumentError
+from onnxtune.fold_mean import FoldMean
 from onnxtune.judging import Court, best, convene, pooled
 from onnxtune.losses import RowLoss
 from onnxtune.model import ModelLike, load
@@ -144,6 +145,8 @@ def tune(
     courts: list[Court] = []
     runs: list[Run] = []
     losses: list[dict[str, Array]] = []
+    # Folds that start from other numbers, or keep other trees, have no mean to speak of.
+    mean, blend = FoldMean(), init != "random" and max_size >= 1
     for split in parts:
         court = convene(
             original,
@@ -167,8 +170,10 @@ def tune(
         run = candidates(task, routing, float(max_size))
         # Of all folds but the first the models are let go, which may be large.
         losses.append({candidate.name: candidate.losses for candidate in run.candidates})
+        if blend:
+            mean.add(court, run.candidates)
         runs.append(run if not runs else replace(run, candidates=[]))
-        courts.append(court)
+        courts.append(replace(court, whole=run.whole))
     if all(run.known_by_heart for run in runs):
         _log.warning(
             "The model gets every validation row right. If it was fitted on some of the rows, give "
@@ -177,9 +182,10 @@ def tune(
     court, found = pooled(courts, runs[0].candidates, losses[1:])
     run = replace(runs[0], candidates=found)
     taken = {form: best(found, form, accepted=init != "random") for form in FORMS}
+    taken = {f: c if c is None else mean.judged(courts[0], c) for f, c in taken.items()}
     beneath = taken["hard"]
     # A part of the trees that is refused is not made up for by all of them and a network.
-    if companion and (max_size >= 1 or beneath is not None):
+    if companion and (max_size >= 1 or (beneath is not None and beneath.size < 1)):
         beside, helps = accompanied(problem, parts[0], courts[0], beneath)
         run.candidates.append(beside)
         if helps:

@@ -31,8 +31,11 @@ def court_for(
     )
 
 
-def losing(court: Court, losses: Any, name: str = "it", form: Form = "hard") -> Candidate:
+def losing(
+    court: Court, losses: Any, name: str = "it", form: Form = "hard", size: float = 1.0
+) -> Candidate:
     """A candidate of which nothing is known but its losses."""
     found = np.asarray(losses, np.float64)
     nothing: Any = None
-    return Candidate(name, form, 1.0, nothing, {}, court.verdict(found), found, None, 0.1)
+    verdict = court.verdict(found, size)
+    return Candidate(name, form, size, nothing, {}, verdict, found, None, 0.1)

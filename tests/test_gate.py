@@ -29,11 +29,12 @@ def some_court() -> Court:
 def court_of(losses: Any, seed: int = 0) -> Court:
     """A court whose original has these losses."""
     settings: Any = SimpleNamespace(seed=seed)
-    return replace(some_court(), original=np.asarray(losses, float), settings=settings)
+    before = np.asarray(losses, float)
+    return replace(some_court(), original=before, whole=before, settings=settings)
 
 
-def candidates_of(court: Court, losses: Any) -> list[Candidate]:
-    return [losing(court, each, f"{number}") for number, each in enumerate(losses)]
+def candidates_of(court: Court, losses: Any, size: float = 1.0) -> list[Candidate]:
+    return [losing(court, each, f"{number}", size=size) for number, each in enumerate(losses)]
 
 
 # The gate.
@@ -86,11 +87,34 @@ def test_a_gain_on_few_rows_alone_is_not_taken() -> None:
 
 
 def test_a_smaller_model_is_not_held_to_a_gain() -> None:
-    before = np.random.default_rng(0).exponential(size=100)
+    before = np.random.default_rng(0).exponential(size=100) + 1
     court = replace(court_of(before), allowed_loss=0.02)
-    near, far = candidates_of(court, [before * 1.019, before * 1.021])
+    step = 0.02 * before.mean()
+    near, far = candidates_of(court, [before + 0.95 * step, before + 1.05 * step], size=0.5)
     assert best([near, far], "hard") is near
     assert best([far], "hard") is None
+    # Another one must be as good in every row alike, or better by more: chance must not help it.
+    noise = np.random.default_rng(1).normal(size=100)
+    noise -= noise.mean()
+    (unsure,) = candidates_of(court, [before * 1.01 + noise], size=0.5)
+    assert unsure.verdict.limit is not None and unsure.verdict.after < unsure.verdict.limit
+    assert best([unsure], "hard") is None
+
+
+def test_losses_below_zero_have_a_limit_above_them() -> None:
+    court = replace(court_of(np.full(50, -1.0)), allowed_loss=0.02)
+    near, far = candidates_of(court, [np.full(50, -0.99), np.full(50, -0.97)], size=0.5)
+    assert near.verdict.limit == pytest.approx(-0.98)
+    assert near.verdict.accepted and not far.verdict.accepted
+
+
+def test_a_smaller_model_is_held_against_all_trees_scaled() -> None:
+    before = np.random.default_rng(0).exponential(size=100) + 1
+    court = replace(court_of(before), allowed_loss=0.02, whole=before * 0.9)
+    whole = losing(court, before * 0.9, "all trees")
+    near, far = candidates_of(court, [before * 0.914, before * 0.919], size=0.5)
+    assert best([whole, near, far], "hard") is near
+    assert best([whole, far], "hard") is whole
 
 
 def test_forms_are_judged_apart() -> None:
@@ -135,10 +159,25 @@ def test_folds_are_judged_as_one() -> None:
     for candidate, first in zip(together, found[0], strict=False):
         np.testing.assert_allclose(whole.original - candidate.losses, wanted)
         assert candidate.verdict.gain == pytest.approx(wanted.mean())
-        assert candidate.verdict == whole.verdict(candidate.losses)
+        assert candidate.verdict == whole.verdict(candidate.losses, 1.0)
         # The model is that of the first fold.
         assert candidate.tensors is first.tensors and candidate.prepared is first.prepared
-    assert pooled(courts[:1], found[0], []) == (courts[0], found[0])
+    alone = pooled(courts[:1], found[0], [])[1]
+    assert [c.losses.tolist() for c in alone] == [c.losses.tolist() for c in found[0]]
+
+
+def test_a_bolder_one_must_beat_the_milder_one() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.exponential(size=300)
+    court = court_of(before)
+    milder = losing(court, before - 0.2 + rng.normal(size=300) / 10, "trained")
+    near = replace(losing(court, milder.losses - rng.normal(size=300) / 10, "n"), milder="trained")
+    far = replace(losing(court, milder.losses - 0.1, "f"), milder="trained")
+    _, found = pooled([court], [milder, near, far], [])
+    by_name = {c.name: c for c in found}
+    assert [by_name[name].verdict.accepted for name in ("trained", "n", "f")] == [True, False, True]
+    _, (alone,) = pooled([court], [near], [])
+    assert alone.verdict.milder_z is None and alone.verdict.accepted
 
 
 FAST: dict[str, Any] = {"epochs": 2, "routing": "leaves", "lr": 0.03}

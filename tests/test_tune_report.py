@@ -33,7 +33,7 @@ def candidate(name: str, after: float, z: float, form: str = "hard", **more: Any
     gain = 1.0 - after
     found = {"name": name, "form": form, "size": 1.0, "before": 1.0, "after": after}
     found |= {"gain": gain, "standard_error": abs(gain / z), "z": z, "needed_z": 1.64}
-    return found | {"allowed_loss": 0.0, "accepted": z > 1.64} | more
+    return found | {"limit": None, "accepted": z > 1.64} | more
 
 
 def report(*candidates: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -98,18 +98,21 @@ def test_fewer_trees_that_are_as_good() -> None:
 
 
 def test_a_smaller_model() -> None:
-    rule = {"size": 0.25, "allowed_loss": 0.02}
+    rule = {"size": 0.25, "limit": 1.02}
     one = candidate("soft", 1.01, -1.0, **rule, accepted=True)
     lines = lines_of(one, taken={"hard": "soft"}, max_size=0.25)
     assert lines[-1] == (
-        "Taken for native and hard: soft (0.25 times the trees), the lowest loss, within 2% of "
-        "the original's."
+        "Taken for native and hard: soft (0.25 times the trees), the lowest loss, less than "
+        "2% above that of all trees."
     )
     worse = candidate("soft", 1.1, -1.0, **rule, accepted=False)
     assert lines_of(worse, max_size=0.25)[-1] == (
-        "No model of 0.25 times the trees stays within 2% of the original's loss: the original is "
-        "kept."
+        "No model of 0.25 times the trees is sure to have a loss below 1.02, 2% above that of all "
+        "trees: the original is kept."
     )
+    whole = candidate("scaled, all trees", 0.9, 5.0)
+    found = lines_of(whole, worse, taken={"hard": "scaled, all trees"}, max_size=0.25)[-1]
+    assert found.endswith("all trees: they are kept, scaled.")
 
 
 def test_a_baseline_says_that_it_is_one() -> None:

@@ -299,7 +299,7 @@ def test_a_column_that_is_not_there() -> None:
     twice = pd.DataFrame([[1.0, 2, 3, 4]], columns=["x", "z", "g", "g"])
     assert "2 times" in message(DataError, lambda: load(twice, MATRIX, groups="g"))
     wide = {"X": np.zeros((3, 2)), "g": np.zeros((3, 2))}
-    assert "one group a row" in message(DataError, lambda: load(wide, MATRIX, groups="g"))
+    assert "one entry a row" in message(DataError, lambda: load(wide, MATRIX, groups="g"))
 
 
 # Folds.

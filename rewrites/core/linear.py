@@ -8,6 +8,9 @@ import onnx_ir as ir
 from rewrites.core.builder import Builder
 from rewrites.core.rewrite import Array
 
+# The root mean square of normal numbers over the mean of their absolute values.
+_NORMAL = float(np.sqrt(np.pi / 2))
+
 
 def scores(builder: Builder, x: ir.Value) -> ir.Value:
     """x [N, F] -> x @ coefficients.T + intercepts, [N, K]."""
@@ -20,15 +23,16 @@ def scores(builder: Builder, x: ir.Value) -> ir.Value:
 def weight_unit(weights: Array, spread: Array | None) -> Array:
     """[K, F]: the step of each weight that moves its score like the others of its row.
 
-    The root mean square contribution of the row, rms(w * spread), over the feature's spread.
+    The usual contribution of the row over the feature's spread; by its mean and not its mean
+    square, so that a single feature with a long tail does not stand for all.
     A constant feature takes the largest spread, so that its weight hardly moves.
     """
     sizes = np.ones(weights.shape[1])
     if spread is not None and len(spread) == len(sizes) and np.max(spread, initial=0) > 0:
         top = float(np.max(spread))
         sizes = np.where(spread > 1e-6 * top, spread, top)
-    rms = np.sqrt(np.mean(np.square(weights * sizes, dtype=np.float64), axis=1, keepdims=True))
-    return np.where(rms > 0, rms, 1.0) / sizes
+    size = _NORMAL * np.mean(np.abs(weights * sizes), axis=1, keepdims=True, dtype=np.float64)
+    return np.where(size > 0, size, 1.0) / sizes
 
 
 def score_unit(weights: Array, spread: Array | None) -> Array:

@@ -1,0 +1,45 @@
+"""Adam with one second moment a tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+
+class TensorAdam(torch.optim.Optimizer):
+    """Adam whose steps are divided by the root mean square gradient of the whole tensor.
+
+    Adam itself takes a step of full size in a weight that one row in a thousand speaks of, which
+    fits that row by heart; here its step is as small as its gradient. One second moment a layer is
+    that of Ginsburg et al. (2019), "Stochastic Gradient Methods with Layer-wise Adaptive Moments",
+    section 3; moments and their correction are those of Kingma and Ba (2015), "Adam", algorithm 1.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float = 1e-2) -> None:
+        """Take parameters, or groups of them each with its `lr`."""
+        super().__init__(params, {"lr": lr, "betas": (0.9, 0.999), "eps": 1e-12})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient."""
+        for group in self.param_groups:
+            first, second = group["betas"]
+            for parameter in group["params"]:
+                gradient = parameter.grad
+                if gradient is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["step"] = 0
+                    state["mean"] = torch.zeros_like(parameter)
+                    state["square"] = torch.zeros((), dtype=torch.float64)
+                state["step"] += 1
+                state["mean"].lerp_(gradient, 1 - first)
+                square = gradient.square().mean().double().cpu()
+                state["square"].lerp_(square, 1 - second)
+                size = math.sqrt(float(state["square"]) / (1 - second ** state["step"]))
+                rate = group["lr"] / (1 - first ** state["step"])
+                parameter.add_(state["mean"], alpha=-rate / (size + group["eps"]))
