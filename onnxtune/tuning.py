@@ -78,8 +78,10 @@ def tune(
             column whose groups are kept whole (or an array of them), an array of booleans, or the
             numbers of the rows.
         test: (X, y) to report on besides; nothing is chosen by it.
-        loss: "log", "squared", "absolute", "poisson", a callable (output [N, K], target) -> [N],
-            or "auto": the log loss for class probabilities, Poisson behind an Exp, else squared.
+        loss: "log", "focal", "hinge", "squared", "absolute", "huber", "pinball", "poisson",
+            "gamma" or "tweedie", with a parameter such as "pinball(0.9)"; a callable
+            (output [N, K], target) -> [N]; or "auto": the log loss for class probabilities,
+            Poisson behind an Exp, else squared.
         output: which float output to tune, where there are several.
         routing: how trees pass rows on in training: "straight-through" (steps with a sigmoid's
             gradient), "soft" (sigmoids; what comes out is made hard again), "leaves" (steps; leaf
