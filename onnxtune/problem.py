@@ -161,7 +161,11 @@ def splits(
 
 
 def _split(problem: Problem, given: Table, target: Array, kept: Array, out: Array) -> Split:
-    rest, held = (Table(take(given.feed, rows), None, len(rows)) for rows in (kept, out))
+    y = given.target
+    rest, held = (
+        Table(take(given.feed, rows), None if y is None else y[rows], len(rows))
+        for rows in (kept, out)
+    )
     return Split(rest, target[kept], problem.held(held, target[out]))
 
 

@@ -18,12 +18,14 @@ from onnxtune.conversion import check_temperature
 from onnxtune.errors import ArgumentError
 from onnxtune.judging import Court, best, convene, pooled
 from onnxtune.losses import RowLoss
+from onnxtune.metric_report import measured, with_metrics
 from onnxtune.model import ModelLike, load
 from onnxtune.outcome import outcome
 from onnxtune.preparation import prepare
 from onnxtune.problem import pose, splits, trainable
 from onnxtune.result import FORMS, TuneResult
 from onnxtune.saved_form import check_native
+from onnxtune.scorers import named_scorers
 from onnxtune.smaller import ALLOWED_LOSS
 from onnxtune.target_transforms import TargetTransform
 from onnxtune.targets import warn_of_doubt
@@ -47,6 +49,7 @@ def tune(
     *,
     valid: Any = 0.2,
     test: tuple[Any, Any] | None = None,
+    metrics: Any = (),
     loss: str | RowLoss = "auto",
     output: str | None = None,
     routing: TuneRouting = "auto",
@@ -78,6 +81,9 @@ def tune(
             column whose groups are kept whole (or an array of them), an array of booleans, or the
             numbers of the rows.
         test: (X, y) to report on besides; nothing is chosen by it.
+        metrics: names of scikit-learn's scorers ("accuracy", "roc_auc", "r2"), scorers (estimator,
+            X, y) -> float, several of these, or a mapping of names to them: figures of the original
+            and of what was taken, on validation rows and test rows; nothing is chosen by them.
         loss: "log", "focal", "hinge", "squared", "absolute", "huber", "pinball", "poisson",
             "gamma" or "tweedie", with a parameter such as "pinball(0.9)"; a callable
             (output [N, K], target) -> [N]; or "auto": the log loss for class probabilities,
@@ -120,6 +126,7 @@ def tune(
     _check_seed(seed)
     _check_choice("Routing", routing, ROUTINGS)
     _check_choice("init", init, STARTS)
+    scorers = named_scorers(metrics)
     width = check_temperature(temperature)
     prepared = prepare(check_native(load(model, features(X, y, valid))))
     given, apart = given_tables(prepared, X, y, valid)
@@ -143,6 +150,7 @@ def tune(
         seed=seed,
     )
     reported = None if tested is None else problem.held(tested)
+    before = measured(scorers, problem, parts[0].valid, reported) if scorers else None
     courts: list[Court] = []
     runs: list[Run] = []
     losses: list[dict[str, Array]] = []
@@ -194,7 +202,8 @@ def tune(
         "companion": companion,
         "seed": seed,
     }
-    return outcome(problem, parts, trained, court, run, taken, beneath, asked, started)
+    result = outcome(problem, parts, trained, court, run, taken, beneath, asked, started)
+    return result if before is None else with_metrics(result, before)
 
 
 def _check_whole(**counts: Any) -> None:
