@@ -186,9 +186,9 @@ def test_focal_is_its_formula(focus: float) -> None:
 
 
 def test_focal_without_focus_is_the_log_loss() -> None:
-    link: Link
-    for link, more in (("softmax", {}), ("sigmoid", {}), ("identity", {})):
-        ours, log = (loss_of(name, link, labels=3, **more) for name in ("focal(0)", "log"))
+    links: list[Link] = ["softmax", "sigmoid", "identity"]
+    for link in links:
+        ours, log = (loss_of(name, link, labels=3) for name in ("focal(0)", "log"))
         torch.testing.assert_close(ours.rows(Z, CLASS), log.rows(Z, CLASS))
 
 
@@ -441,13 +441,13 @@ def test_a_companion_learns_by_them(kind: str, name: str) -> None:
     hidden = np.sin(3 * X[:, 0]) * X[:, 1]
     if kind == "rates":
         y = np.exp(hidden) * rng.gamma(4, 1 / 4, len(X))
-        link, columns = "Exp", 1
+        link = "Exp"
     else:
         y = (hidden + 0.2 * rng.normal(size=len(X)) > 0).astype(float)
-        link, columns = "Sigmoid", 1
+        link = "Sigmoid"
     model = parse(
-        f"g (float[N, 2] x) => (float[N, {columns}] y) {{ z = MatMul (x, w) y = {link} (z) }}",
-        w=rng.normal(size=(2, columns)).astype(np.float32) / 10,
+        f"g (float[N, 2] x) => (float[N, 1] y) {{ z = MatMul (x, w) y = {link} (z) }}",
+        w=rng.normal(size=(2, 1)).astype(np.float32) / 10,
     )
     result = tune(model, X[:1000], y[:1000], valid=(X[1000:], y[1000:]), loss=name, epochs=2,
                   companion=True)  # fmt: skip
