@@ -69,7 +69,19 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument(
         "--test", metavar="FILE", help="a file of rows to report on; nothing is chosen by it"
     )
-    command.add_argument("--loss", default="auto", help="log, squared, absolute, poisson or auto")
+    command.add_argument(
+        "--metrics",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="scikit-learn's metrics to report besides, such as accuracy or r2",
+    )
+    command.add_argument(
+        "--loss",
+        default="auto",
+        help="log, focal, hinge, squared, absolute, huber, pinball, poisson, gamma, tweedie, auto "
+        "(default); a parameter as in 'pinball(0.9)'",
+    )
     command.add_argument("--tune-output", metavar="NAME", help="which float output, of several")
     command.add_argument(
         "--routing",

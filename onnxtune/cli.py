@@ -148,6 +148,7 @@ def _tune(options: argparse.Namespace) -> int:
         options.target,
         valid=valid,
         test=None if options.test is None else (options.test, options.target),
+        metrics=options.metrics,
         loss=options.loss,
         output=options.tune_output,
         routing=options.routing,

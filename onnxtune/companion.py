@@ -16,11 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onnxtune import number_losses
 from onnxtune.companion_graph import NetLink, Port, check_opset, with_companion
 from onnxtune.companion_net import NetLoss, Networks, trained
 from onnxtune.errors import UnsupportedError
 from onnxtune.export import native
 from onnxtune.judging import Court, Held
+from onnxtune.links import Source
+from onnxtune.losses import RowLoss, choose_loss
 from onnxtune.memory import memory_at_hand
 from onnxtune.metrics import paired
 from onnxtune.model import load
@@ -161,30 +164,55 @@ def accompanied(
 def _kind(problem: Problem, scale: tuple[Array, Array]) -> _Kind:
     """Networks learn plain numbers less `scale`'s first, over its second."""
     loss, scored = problem.loss, problem.scored
-    if loss.name == "log":
+    if loss.likelihood:
         several = loss.target == "classes"
         if not (scored.distribution if several else scored.share):
             raise UnsupportedError(
                 f"a companion needs probabilities, and '{problem.output}' holds scores."
             )
+        if loss.kind == "focal":
+            return _focal_kind(problem, several)
         if several:
             return _Kind("softmax", _class_losses, _class_value_losses)
         return _Kind("sigmoid", _binary_losses, _binary_value_losses)
-    if loss.name == "poisson":
-        return _Kind("exp", _log_rate_losses, _rate_losses)
-
+    if loss.power is not None:
+        of_values = number_losses.deviance(loss.power, scored.size)
+        return _Kind("exp", _by_network(number_losses.deviance_of_log(loss.power)), of_values)
+    if loss.target != "numbers" or loss.of_classes:
+        raise UnsupportedError(
+            "a companion of a classifier needs the log or focal loss, and "
+            f"'{loss.name}' is asked for."
+        )
     mean, spread = (torch.from_numpy(each.astype(np.float32)) for each in scale)
+    of_scores = _by_network(loss.rows)
+    return _Kind(
+        "identity",
+        lambda scores, target: of_scores(scores * spread + mean, target),
+        loss.rows,
+    )
 
-    def rows(scores: Tensor, target: Tensor) -> Tensor:
-        value = (scores * spread + mean).reshape(-1, scores.shape[-1])
-        flat = loss.rows(value, target.reshape(-1, *target.shape[2:]))
+
+def _by_network(rows: RowLoss) -> NetLoss:
+    """A loss of scores [N, K], for those of several networks [M, N, K]."""
+
+    def found(scores: Tensor, target: Tensor) -> Tensor:
+        flat = rows(scores.reshape(-1, scores.shape[-1]), target.reshape(-1, *target.shape[2:]))
         return flat.reshape(scores.shape[:-1])
 
-    if loss.target != "numbers":
-        raise UnsupportedError(
-            f"a companion of a classifier needs the log loss, and '{loss.name}' is asked for."
-        )
-    return _Kind("identity", rows, loss.rows)
+    return found
+
+
+def _focal_kind(problem: Problem, several: bool) -> _Kind:
+    """Probabilities are judged by their logits."""
+    link: NetLink = "softmax" if several else "sigmoid"
+    scored = replace(problem.scored, source=Source(link, ""))
+    rows = choose_loss(problem.loss.name, scored).rows
+
+    def of_values(value: Tensor, target: Tensor) -> Tensor:
+        logits = value.clamp(min=_SMALLEST).log() if several else value.logit(_SMALLEST)
+        return rows(logits, target)
+
+    return _Kind(link, _by_network(rows), of_values)
 
 
 def _class_losses(scores: Tensor, target: Tensor) -> Tensor:
@@ -203,16 +231,6 @@ def _binary_losses(scores: Tensor, target: Tensor) -> Tensor:
 def _binary_value_losses(value: Tensor, target: Tensor) -> Tensor:
     right = torch.where(target > 0.5, value, 1 - value)
     return -right.clamp(_SMALLEST, 1).log().mean(dim=-1)
-
-
-def _log_rate_losses(scores: Tensor, target: Tensor) -> Tensor:
-    return (scores.exp() - target * scores).mean(dim=-1)
-
-
-def _rate_losses(rate: Tensor, target: Tensor) -> Tensor:
-    known = rate.clamp(min=_SMALLEST)
-    terms = rate - target - torch.xlogy(target, known) + torch.xlogy(target, target)
-    return terms.mean(dim=-1)
 
 
 def _matrix(entering: Sequence[Array]) -> Array:
@@ -239,7 +257,7 @@ def _rows(problem: Problem, split: Split) -> tuple[Array, Tensor, tuple[Array, A
     if problem.loss.target == "classes":
         return rows, torch.from_numpy(target), (np.zeros(1), np.ones(1))
     mean, spread = np.zeros(target.shape[1]), np.ones(target.shape[1])
-    if problem.loss.target == "numbers" and problem.loss.name not in ("log", "poisson"):
+    if problem.loss.plain:
         mean, spread = split.target.mean(axis=0), split.target.std(axis=0)
         spread = np.where(spread > 0, spread, 1.0)
     return rows, torch.from_numpy(target.astype(np.float32)), (mean, spread)

@@ -85,10 +85,11 @@ class Court:
         A forest that moved to logits has a link in front of its output, which the original's
         has not.
         """
-        source = module.links[self.settings.output]
-        if source.link == self.scored.source.link or self.settings.loss.name != "log":
+        source, loss = module.links[self.settings.output], self.settings.loss
+        if source.link == self.scored.source.link or not loss.likelihood:
             return self.settings
-        return replace(self.settings, loss=choose_loss("log", replace(self.scored, source=source)))
+        chosen = choose_loss(loss.name, replace(self.scored, source=source))
+        return replace(self.settings, loss=chosen)
 
     def judge(
         self,

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from onnxtune import class_losses, number_losses
+from onnxtune.class_losses import ClassLoss
 from onnxtune.errors import ArgumentError
 from onnxtune.links import Source
 
-LossName = Literal["log", "squared", "absolute", "poisson"]
-LOSSES: tuple[LossName, ...] = ("log", "squared", "absolute", "poisson")
-
-# A forest may give a class no probability at all; the log loss takes this much for granted, so
-# that such a row has a finite loss and a gradient.
-SMALLEST_PROBABILITY = 1e-3
+LossName = Literal[
+    "log",
+    "focal",
+    "hinge",
+    "squared",
+    "absolute",
+    "huber",
+    "pinball",
+    "poisson",
+    "gamma",
+    "tweedie",
+]
+LOSSES: tuple[LossName, ...] = (
+    *("log", "focal", "hinge"),
+    *("squared", "absolute", "huber", "pinball"),
+    *("poisson", "gamma", "tweedie"),
+)
 
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -29,17 +42,65 @@ Target = Literal["numbers", "classes", "binary"]
 
 
 @dataclass(frozen=True)
+class _Parameter:
+    """What may stand in parentheses behind a name.
+
+    `allowed` says which numbers may, `domain` the same in words.
+    """
+
+    default: float
+    allowed: Callable[[float], bool]
+    domain: str
+
+
+_PARAMETERS: dict[LossName, _Parameter] = {
+    "focal": _Parameter(2.0, lambda g: g >= 0, "a number from 0 on"),
+    "huber": _Parameter(1.35, lambda d: d > 0, "a number above 0"),
+    "pinball": _Parameter(0.5, lambda q: 0 < q < 1, "a quantile between 0 and 1"),
+    "tweedie": _Parameter(1.5, lambda p: p >= 1, "a power from 1 on"),
+}
+
+# Of the deviances without a parameter.
+_POWERS: dict[LossName, float] = {"poisson": 1.0, "gamma": 2.0}
+
+_WRITTEN = re.compile(r"\s*(\w+)\s*(?:\((.*)\))?\s*")
+
+
+@dataclass(frozen=True)
 class Loss:
     """A loss of one output.
 
-    `of_source` says whether `rows` takes the value in front of the link (logits, a log rate) or
-    the output itself. `rows(value [N, K], target)` gives [N].
+    Attributes:
+        name: as reports call it, its parameter in parentheses.
+        rows: (value [N, K], target) -> [N].
+        of_source: whether `rows` takes the value in front of the link (logits, a log rate) or the
+            output itself.
+        target: what the target holds.
+        kind: the name without its parameter; None for a callable.
+        power: of the variance, for the deviance of a rate; None for others.
     """
 
     name: str
     rows: RowLoss
     of_source: bool
     target: Target
+    kind: LossName | None = None
+    power: float | None = None
+
+    @property
+    def likelihood(self) -> bool:
+        """Whether it is of probabilities, and means the same of logits in front of a new link."""
+        return self.kind in ("log", "focal")
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether it is of the right one of several answers."""
+        return self.kind in ("log", "focal", "hinge")
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is of numbers of any sign and size."""
+        return self.target == "numbers" and not self.of_classes and self.power is None
 
 
 @dataclass(frozen=True)
@@ -52,6 +113,8 @@ class Output:
         labels: the number of classes that it scores; 0 for no classifier.
         distribution: whether its rows are probabilities that sum to 1.
         share: whether every value lies between 0 and 1.
+        mirrored: whether it holds two numbers of opposite sign itself.
+        size: how large its values are in the mean.
     """
 
     source: Source
@@ -59,17 +122,20 @@ class Output:
     labels: int = 0
     distribution: bool = False
     share: bool = False
+    mirrored: bool = False
+    size: float = 1.0
 
 
 def choose_loss(loss: str | RowLoss, output: Output) -> Loss:
     """The loss that was asked for, or the one that fits the graph.
 
     Args:
-        loss: a name of `LOSSES`, "auto", or a callable (output [N, K], target) -> [N].
+        loss: a name of `LOSSES`, with or without a parameter ("huber(1.35)"); "auto"; or a
+            callable (output [N, K], target) -> [N].
         output: what it is a loss of.
 
     Raises:
-        ArgumentError: no such loss, or one that does not fit the output.
+        ArgumentError: no such loss or parameter, or one that does not fit the output.
     """
     link = output.source.link
     scored: Target = (
@@ -84,93 +150,88 @@ def choose_loss(loss: str | RowLoss, output: Output) -> Loss:
     if loss == "auto":
         logarithmic = scored != "numbers" or link == "sigmoid"
         loss = "log" if logarithmic else "poisson" if link == "exp" else "squared"
-    if loss == "log":
-        return _log(output, scored)
-    if loss == "poisson":
-        if link == "exp":
-            return Loss("poisson", _poisson_of_log_rate, True, "numbers")
-        return Loss("poisson", _poisson, False, "numbers")
-    if loss == "squared":
-        return Loss("squared", _squared, False, "numbers")
-    if loss == "absolute":
-        return Loss("absolute", _absolute, False, "numbers")
-    raise ArgumentError(f"Loss '{loss}' is none of {', '.join(LOSSES)}, 'auto' or a callable.")
+    kind, given = _read(loss)
+    name = kind if given is None else f"{kind}({given:.10g})"
+    parameter = given or 0.0
+    match kind:
+        case "log":
+            return _of_classes(name, kind, class_losses.LOG, output, scored)
+        case "focal":
+            return _of_classes(name, kind, class_losses.focal(parameter), output, scored)
+        case "hinge":
+            return _of_classes(name, kind, class_losses.HINGE, output, scored)
+        case "squared":
+            return Loss(name, number_losses.squared, False, "numbers", kind)
+        case "absolute":
+            return Loss(name, number_losses.absolute, False, "numbers", kind)
+        case "huber":
+            return Loss(name, number_losses.huber(parameter), False, "numbers", kind)
+        case "pinball":
+            return Loss(name, number_losses.pinball(parameter), False, "numbers", kind)
+        case "poisson" | "gamma" | "tweedie":
+            power = _POWERS.get(kind, parameter)
+            if link == "exp":
+                rows = number_losses.deviance_of_log(power)
+            else:
+                rows = number_losses.deviance(power, output.size)
+            return Loss(name, rows, link == "exp", "numbers", kind, power)
 
 
-def _log(output: Output, scored: Target) -> Loss:
+def _read(text: str) -> tuple[LossName, float | None]:
+    """Name and parameter of a loss as it is written.
+
+    Raises:
+        ArgumentError: no such loss, or no such parameter.
+    """
+    found = _WRITTEN.fullmatch(str(text))
+    kind = next((name for name in LOSSES if found is not None and found[1] == name), None)
+    if found is None or kind is None:
+        raise ArgumentError(f"Loss '{text}' is none of {', '.join(LOSSES)}, 'auto' or a callable.")
+    given, taken = found[2], _PARAMETERS.get(kind)
+    if taken is None:
+        if given is not None:
+            raise ArgumentError(f"Loss '{text}': {kind} takes no parameter; write '{kind}'.")
+        return kind, None
+    if given is None:
+        return kind, taken.default
+    try:
+        value = float(given)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and taken.allowed(value)):
+        raise ArgumentError(
+            f"Loss '{text}': {kind} takes {taken.domain} in parentheses, such as "
+            f"'{kind}({taken.default:g})'."
+        )
+    return kind, value
+
+
+def _of_classes(
+    name: str, kind: LossName, forms: ClassLoss, output: Output, scored: Target
+) -> Loss:
+    """The form of a loss of classes that fits the output.
+
+    Raises:
+        ArgumentError: the output is no classifier's.
+    """
     source = output.source
     if scored == "classes":
         if source.link == "softmax":
-            return Loss("log", _cross_entropy, True, scored)
+            return Loss(name, forms.logits, True, scored, kind)
         if source.link == "sigmoid":
-            # Columns that are not mirrored are a model each: pushing one up says nothing of others.
-            rows: RowLoss = _log_of_mirrored if source.mirrored else _one_against_rest
-            return Loss("log", rows, True, scored)
+            rows = forms.mirrored if source.mirrored else forms.columns
+            return Loss(name, rows, True, scored, kind)
+        if output.distribution:
+            return Loss(name, forms.probabilities, False, scored, kind)
         # Scores that are no probabilities (a hinge, a ridge) are taken for logits.
-        rows = _log_of_probabilities if output.distribution else _cross_entropy
-        return Loss("log", rows, False, scored)
+        margins = kind == "hinge" and output.mirrored
+        return Loss(name, forms.mirrored if margins else forms.logits, False, scored, kind)
     if source.link == "sigmoid":
-        return Loss("log", _binary, True, scored)
+        return Loss(name, forms.binary, True, scored, kind)
     if scored == "binary":
-        return Loss("log", _binary_of_share if output.share else _binary, False, scored)
+        rows = forms.binary_share if output.share else forms.binary
+        return Loss(name, rows, False, scored, kind)
     raise ArgumentError(
-        "The log loss needs class probabilities; this output has "
-        f"{output.columns} column{'s' * (output.columns != 1)} and no class labels."
+        f"The {name} loss needs class probabilities{' or scores' * (kind == 'hinge')}; this output "
+        f"has {output.columns} column{'s' * (output.columns != 1)} and no class labels."
     )
-
-
-def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """-log softmax(z)_y."""
-    return F.cross_entropy(logits, target, reduction="none")
-
-
-def _log_of_mirrored(scores: Tensor, target: Tensor) -> Tensor:
-    """-log sigmoid(z_y), for two scores of opposite sign."""
-    return -F.logsigmoid(scores.gather(1, target.unsqueeze(1)).squeeze(1))
-
-
-def _one_against_rest(scores: Tensor, target: Tensor) -> Tensor:
-    """The binary log losses of every class against the rest, summed."""
-    wanted = F.one_hot(target, scores.shape[1]).to(scores.dtype)
-    return F.binary_cross_entropy_with_logits(scores, wanted, reduction="none").sum(1)
-
-
-def _log_of_probabilities(output: Tensor, target: Tensor) -> Tensor:
-    """-log((p_y + e) / (1 + K e)), e = `SMALLEST_PROBABILITY`."""
-    smallest = SMALLEST_PROBABILITY
-    taken = output.gather(1, target.unsqueeze(1)).squeeze(1)
-    # A probability of 0 keeps its gradient; clamp's there differs between versions of torch.
-    taken = torch.where(taken >= 0, taken, torch.zeros_like(taken))
-    return -((taken + smallest) / (1 + output.shape[1] * smallest)).log()
-
-
-def _binary(logits: Tensor, target: Tensor) -> Tensor:
-    """The log loss of 0/1 targets, averaged over the columns."""
-    return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
-
-
-def _binary_of_share(output: Tensor, target: Tensor) -> Tensor:
-    """The log loss of 0/1 targets, of probabilities lifted by e like those of several classes."""
-    both = torch.cat([1 - output, output], dim=1)
-    return _log_of_probabilities(both, target.squeeze(1).long())
-
-
-def _squared(output: Tensor, target: Tensor) -> Tensor:
-    """(f - y)^2, averaged over the columns."""
-    return (output - target).square().mean(1)
-
-
-def _absolute(output: Tensor, target: Tensor) -> Tensor:
-    """|f - y|, averaged over the columns."""
-    return (output - target).abs().mean(1)
-
-
-def _poisson(output: Tensor, target: Tensor) -> Tensor:
-    """Half the Poisson deviance of the rate f: f - y - y log(f / y)."""
-    rate = output.clamp(min=torch.finfo(output.dtype).tiny)
-    return (rate - target - torch.xlogy(target, rate) + torch.xlogy(target, target)).mean(1)
-
-
-def _poisson_of_log_rate(log_rate: Tensor, target: Tensor) -> Tensor:
-    """Half the Poisson deviance of the rate exp(z): exp(z) - y - y z + y log y."""
-    return (log_rate.exp() - target - target * log_rate + torch.xlogy(target, target)).mean(1)

@@ -106,8 +106,7 @@ def pose(
     original = OnnxModule(prepared, cut, spreads, "hard", temperature).to(device)
     scored = _look_at(original, table, name, labels)
     chosen = choose_loss(loss, scored)
-    plain = chosen.target == "numbers" and chosen.name not in ("poisson", "log")
-    if transform is not None and not plain:
+    if transform is not None and not chosen.plain:
         raise ArgumentError(
             f"target_transform='{transform}' is for outputs that are plain numbers, and "
             f"'{name}' is tuned with the {chosen.name} loss."
@@ -162,7 +161,11 @@ def splits(
 
 
 def _split(problem: Problem, given: Table, target: Array, kept: Array, out: Array) -> Split:
-    rest, held = (Table(take(given.feed, rows), None, len(rows)) for rows in (kept, out))
+    y = given.target
+    rest, held = (
+        Table(take(given.feed, rows), None if y is None else y[rows], len(rows))
+        for rows in (kept, out)
+    )
     return Split(rest, target[kept], problem.held(held, target[out]))
 
 
@@ -204,4 +207,14 @@ def _look_at(
     value = found.reshape(len(found), -1)
     share = bool(((value >= -1e-6) & (value <= 1 + 1e-6)).all())
     even = bool(((value.sum(dim=1) - 1).abs() < 1e-3).all())
-    return Output(module.links[output], value.shape[1], len(labels or ()), share and even, share)
+    mirrored = value.shape[1] == 2 and torch.equal(value[:, 0], -value[:, 1])
+    known = value[value.isfinite()].abs()
+    return Output(
+        module.links[output],
+        value.shape[1],
+        len(labels or ()),
+        share and even,
+        share,
+        mirrored,
+        (float(known.mean()) if len(known) else 0.0) or 1.0,
+    )

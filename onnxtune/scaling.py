@@ -51,7 +51,7 @@ def scaled(court: Court, module: OnnxModule, trained: Iterable[str]) -> OnnxModu
     loss = court.settings_for(module).loss
     if loss.of_source:
         return _multiplied(court, module, rows, set(trained))
-    if loss.name == "log":
+    if loss.likelihood:
         return _in_logits(court, module, rows, set(trained))
     return None
 
@@ -79,9 +79,13 @@ def _in_logits(
     if classes < 2 or court.settings.loss.target != "classes":
         return None
     centred = share - 1 / classes
-    loss = choose_loss("log", replace(court.scored, source=Source("softmax", "")))
+    asked = court.settings.loss.name
+    loss = choose_loss(asked, replace(court.scored, source=Source("softmax", "")))
     limit = float(court.original.mean())
     factor = _chosen(_LOGIT_FACTORS, centred, rows.target, loss, limit)
+    if loss.kind != "log" and float(loss.rows(centred * factor, rows.target).mean()) > limit:
+        # The log loss makes up for it in training; rows that are nearly right weigh too little.
+        return None
     prepared = with_logits(module.prepared, trained, factor)
     if prepared is None:
         return None
@@ -124,7 +128,8 @@ def known_by_heart(court: Court, module: OnnxModule) -> bool:
 
     Then they are easy, or it was fitted on them; if so, tuning only makes it surer of itself.
     """
-    if court.settings.loss.name != "log" or court.settings.loss.target != "classes":
+    loss = court.settings.loss
+    if not loss.of_classes or loss.target != "classes":
         return False
     rows = court.rows(module, ["hard"])
     scores = _scores(court, module, rows)

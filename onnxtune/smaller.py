@@ -12,6 +12,7 @@ from onnxtune.export import native
 from onnxtune.judging import Court
 from onnxtune.losses import Loss, Output
 from onnxtune.model import load
+from onnxtune.number_losses import SMALLEST_RATE
 from onnxtune.preparation import prepare
 from onnxtune.problem import Problem, Split
 from onnxtune.resizing import carried, holders, resized, single_trees, tree_nodes
@@ -99,9 +100,11 @@ def teacher_for(problem: Problem, whole: OnnxModule, split: Split) -> Tensor:
 
 
 def as_target(value: Tensor, loss: Loss, scored: Output) -> Tensor:
-    """Scores as probabilities where the loss wants classes; numbers as they are."""
+    """Scores as probabilities where the loss wants classes, rates above 0, numbers as they are."""
     if loss.target == "classes" and not scored.share:
         return torch.softmax(value, dim=1)
     if loss.target == "binary" and not scored.share:
         return torch.sigmoid(value)
+    if loss.power is not None:
+        return value.clamp(min=SMALLEST_RATE * scored.size)
     return value

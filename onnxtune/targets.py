@@ -12,6 +12,7 @@ from onnxtune.data import Table, check_numbers, encode_labels
 from onnxtune.errors import DataError
 from onnxtune.losses import Loss
 from onnxtune.preparation import Prepared
+from onnxtune.tables import shown
 from rewrites.core.rewrite import Array
 
 _log = logging.getLogger(__name__)
@@ -47,11 +48,30 @@ def target_for(table: Table, loss: Loss, labels: Sequence[int | str] | None, col
             f"y has {shaped.shape[1]} columns, but the output has {columns}, and the {loss.name} "
             "loss needs as many."
         )
-    if loss.name == "log" and ((shaped < 0) | (shaped > 1)).any():
-        raise DataError("the log loss of a single probability needs a target of 0 and 1.")
-    if loss.name == "poisson" and (shaped < 0).any():
-        raise DataError("the Poisson loss needs a target without negative values.")
+    if loss.of_classes and ((shaped < 0) | (shaped > 1)).any():
+        raise DataError(f"the {loss.name} loss of a single probability needs a target of 0 and 1.")
+    if loss.power is not None:
+        _check_deviance(shaped, loss)
     return shaped
+
+
+def _check_deviance(target: Array, loss: Loss) -> None:
+    """Where the variance is the mean to a power below 2 a target may be 0; never negative.
+
+    Raises:
+        DataError: a number that the loss does not take.
+    """
+    assert loss.power is not None
+    positive = loss.power >= 2
+    bad = (target <= 0) if positive else (target < 0)
+    if bad.any():
+        row = int(np.argmax(bad.any(axis=1)))
+        wanted = "a target above 0" if positive else "a target without negative values"
+        advice = "'poisson', 'tweedie(1.5)' or 'squared'" if positive else "'squared'"
+        raise DataError(
+            f"the {loss.name} loss needs {wanted}, and row {row} (counting from 0) holds "
+            f"{shown(target[row][bad[row]][0])}; drop such rows, or choose {advice}."
+        )
 
 
 def warn_of_doubt(target: Array, loss: Loss, labels: Sequence[int | str] | None) -> None:

@@ -22,7 +22,22 @@ def text(report: Mapping[str, Any]) -> str:
     """The report of a tuning run as a table, with the reasons below."""
     lines = [_table(report), "", _counts(report), *_reasons(report)]
     lines += [f"'{node}' has changed: {why}." for node, why in report["replaced"].items()]
+    if "metrics" in report:
+        lines += ["", _metrics(report["metrics"])]
     return "\n".join(lines)
+
+
+def _metrics(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """A row for each metric and part of the rows, a column for each model."""
+    forms = [form for form in FORM_NAMES if any(form in models for models in found.values())]
+    rows = [
+        [metric, part, figure, *(models.get(form, {}).get(metric) for form in forms)]
+        for metric in found["validation"]["original"]
+        for part, models in found.items()
+        for figure in [models["original"][metric]]
+    ]
+    headers = ["metric", "rows", "original", *(FORM_NAMES[form] for form in forms)]
+    return output.table(headers, rows, "ll" + "r" * (1 + len(forms)))
 
 
 def shown_name(name: str) -> str:

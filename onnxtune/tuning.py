@@ -19,12 +19,14 @@ from onnxtune.errors import ArgumentError
 from onnxtune.fold_mean import FoldMean
 from onnxtune.judging import Court, best, convene, pooled
 from onnxtune.losses import RowLoss
+from onnxtune.metric_report import measured, with_metrics
 from onnxtune.model import ModelLike, load
 from onnxtune.outcome import outcome
 from onnxtune.preparation import prepare
 from onnxtune.problem import pose, splits, trainable
 from onnxtune.result import FORMS, TuneResult
 from onnxtune.saved_form import check_native
+from onnxtune.scorers import named_scorers
 from onnxtune.smaller import ALLOWED_LOSS
 from onnxtune.target_transforms import TargetTransform
 from onnxtune.targets import warn_of_doubt
@@ -48,6 +50,7 @@ def tune(
     *,
     valid: Any = 0.2,
     test: tuple[Any, Any] | None = None,
+    metrics: Any = (),
     loss: str | RowLoss = "auto",
     output: str | None = None,
     routing: TuneRouting = "auto",
@@ -79,8 +82,13 @@ def tune(
             column whose groups are kept whole (or an array of them), an array of booleans, or the
             numbers of the rows.
         test: (X, y) to report on besides; nothing is chosen by it.
-        loss: "log", "squared", "absolute", "poisson", a callable (output [N, K], target) -> [N],
-            or "auto": the log loss for class probabilities, Poisson behind an Exp, else squared.
+        metrics: names of scikit-learn's scorers ("accuracy", "roc_auc", "r2"), scorers (estimator,
+            X, y) -> float, several of these, or a mapping of names to them: figures of the original
+            and of what was taken, on validation rows and test rows; nothing is chosen by them.
+        loss: "log", "focal", "hinge", "squared", "absolute", "huber", "pinball", "poisson",
+            "gamma" or "tweedie", with a parameter such as "pinball(0.9)"; a callable
+            (output [N, K], target) -> [N]; or "auto": the log loss for class probabilities,
+            Poisson behind an Exp, else squared.
         output: which float output to tune, where there are several.
         routing: how trees pass rows on in training: "straight-through" (steps with a sigmoid's
             gradient), "soft" (sigmoids; what comes out is made hard again), "leaves" (steps; leaf
@@ -119,6 +127,7 @@ def tune(
     _check_seed(seed)
     _check_choice("Routing", routing, ROUTINGS)
     _check_choice("init", init, STARTS)
+    scorers = named_scorers(metrics)
     width = check_temperature(temperature)
     prepared = prepare(check_native(load(model, features(X, y, valid))))
     given, apart = given_tables(prepared, X, y, valid)
@@ -142,6 +151,7 @@ def tune(
         seed=seed,
     )
     reported = None if tested is None else problem.held(tested)
+    before = measured(scorers, problem, parts[0].valid, reported) if scorers else None
     courts: list[Court] = []
     runs: list[Run] = []
     losses: list[dict[str, Array]] = []
@@ -198,7 +208,8 @@ def tune(
         "companion": companion,
         "seed": seed,
     }
-    return outcome(problem, parts, trained, court, run, taken, beneath, asked, started)
+    result = outcome(problem, parts, trained, court, run, taken, beneath, asked, started)
+    return result if before is None else with_metrics(result, before)
 
 
 def _check_whole(**counts: Any) -> None:

@@ -323,9 +323,11 @@ def test_tune_passes_all_options_on(
     assert own.pop("freeze") == () and given.pop("freeze") == []
     assert given == own
     more = ["--companion", "--init", "random", "--target-transform", "asinh"]
+    more += ["--metrics", "r2", "neg_max_error", "--loss", "huber(2)"]
     onnxtune_(*arguments, *more, "--valid", "last", "--test", "words.csv")
     wanted = {"companion": True, "init": "random", "target_transform": "asinh", "valid": "last"}
     wanted["test"] = ("words.csv", "y")
+    wanted |= {"metrics": ["r2", "neg_max_error"], "loss": "huber(2)"}
     assert {name: given[name] for name in wanted} == wanted
     for valid, expected in {"0.3": 0.3, "words.csv": ("words.csv", "y"), "week": "week"}.items():
         onnxtune_(*arguments, "--valid", valid)

@@ -451,7 +451,9 @@ def test_what_has_no_probabilities_is_refused() -> None:
     def brier(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return (1 - output.gather(1, target[:, None])[:, 0]).square()
 
-    with pytest.raises(UnsupportedError, match="needs the log loss, and 'brier' is asked for"):
+    with pytest.raises(
+        UnsupportedError, match="needs the log or focal loss, and 'brier' is asked for"
+    ):
         tune(model_of("three"), X, y, companion=True, epochs=1, loss=brier)
 
 
