@@ -7,6 +7,7 @@ scaler, the scaled rows.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -15,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from onnxtune.disk import disk_at_hand, on_disk
 from onnxtune.memory import memory_at_hand
 
 # Rows that are computed at once.
 _PIECE = 4096
 
-# The share of the memory at hand that cached rows may take.
-_SHARE_OF_MEMORY = 0.5
+# The share of the memory at hand that cached rows may take, and of the disk beyond that.
+_SHARE_OF_MEMORY, _SHARE_OF_DISK = 0.5, 0.5
 
 
 class Border:
@@ -43,8 +45,10 @@ class Border:
             moved: which of `others` training moves.
         """
         self._others = list(others)
+        self.device = inputs[0].device if inputs else torch.device("cpu")
         self._first: fx.GraphModule | None = None
         self._second: torch.nn.Module = graph
+        self._on_disk = False
         if not inputs or len(inputs[0]) < 2:
             return
         nodes = list(graph.graph.nodes)
@@ -59,7 +63,8 @@ class Border:
         border, rest = _before(nodes, changing, by_row)
         size = 8 * len(inputs[0]) * sum(math.prod(shapes[0][node]) for node in border)
         computed = any(node.op != "placeholder" for node in border)
-        if computed and size < _SHARE_OF_MEMORY * memory_at_hand():
+        self._on_disk = size >= _SHARE_OF_MEMORY * memory_at_hand()
+        if computed and (not self._on_disk or size < _SHARE_OF_DISK * disk_at_hand()):
             fixed = [node for node in nodes if node not in changing and node.op != "output"]
             self._first = _part(graph, places, fixed, tuple(border))
             self._second = _part(graph, [*border, *places[len(inputs) :]], rest, nodes[-1].args[0])
@@ -70,15 +75,30 @@ class Border:
         return self._first is not None
 
     @torch.no_grad()
-    def settle(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def settle(self, inputs: Sequence[Tensor]) -> Settled:
         """The values on the border for these rows; the inputs where nothing is cached."""
-        if self._first is None:
-            return list(inputs)
-        pieces = [
-            self._first(*(value[at : at + _PIECE] for value in inputs), *self._others)
-            for at in range(0, max(len(inputs[0]), 1), _PIECE)
-        ]
-        return [torch.cat(parts).contiguous() for parts in zip(*pieces, strict=True)]
+        first = self._first
+        if first is None:
+            return Settled(self, list(inputs), Cost())
+        start = time.perf_counter()
+        count = len(inputs[0])
+        values: list[Tensor] = []
+        for at in range(0, max(count, 1), _PIECE):
+            piece = first(*(value[at : at + _PIECE] for value in inputs), *self._others)
+            if not values:
+                values = [self._room(count, part) for part in piece]
+            for held, part in zip(values, piece, strict=True):
+                held[at : at + len(part)] = part
+        size = sum(value.element_size() * value.nelement() for value in values)
+        seconds = time.perf_counter() - start
+        return Settled(self, values, Cost(size, size if self._on_disk else 0, seconds))
+
+    def _room(self, rows: int, like: Tensor) -> Tensor:
+        """An empty tensor of so many rows; on disk where memory is short."""
+        shape = (rows, *like.shape[1:])
+        if not self._on_disk or not math.prod(shape):
+            return torch.empty(shape, dtype=like.dtype, device=like.device)
+        return on_disk(shape, like.dtype)
 
     def follow(self, settled: Sequence[Tensor], others: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """From values on the border to what the whole graph returns."""
@@ -87,15 +107,28 @@ class Border:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What caching took: bytes in all and on disk, and the seconds that each pass is spared."""
+
+    bytes: int = 0
+    disk_bytes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Settled:
-    """Values on a border, the rows first."""
+    """Values on a border, the rows first, and what it took to have them."""
 
     border: Border
     values: list[Tensor]
+    cost: Cost
 
     def take(self, rows: Tensor | slice) -> Settled:
         """Some of the rows."""
-        return Settled(self.border, [value[rows] for value in self.values])
+        device = self.border.device
+        if isinstance(rows, Tensor) and self.cost.disk_bytes:
+            rows = rows.cpu()
+        return Settled(self.border, [value[rows].to(device) for value in self.values], self.cost)
 
 
 def _after(nodes: Iterable[fx.Node], starts: Iterable[fx.Node]) -> set[fx.Node]:

@@ -9,7 +9,11 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
+from onnxtune.augmentation import Augmentation
+from onnxtune.caching import Cost
 from onnxtune.centring import centred
+from onnxtune.checkpoint import Checkpoint
+from onnxtune.data import Table
 from onnxtune.errors import ArgumentError
 from onnxtune.judging import Court
 from onnxtune.parameters import standardised
@@ -17,11 +21,13 @@ from onnxtune.problem import Problem, Split
 from onnxtune.random_start import random_start
 from onnxtune.resizing import dithered, holders, tree_nodes, tree_shapes
 from onnxtune.result import Candidate
+from onnxtune.row_order import RowOrder
 from onnxtune.rows import Rows, core_rows
 from onnxtune.scaling import known_by_heart, scaled
+from onnxtune.settings import Epoch
 from onnxtune.smaller import smaller, teacher_for
 from onnxtune.torch_module import OnnxModule
-from onnxtune.training_loop import Epoch, Trained, train
+from onnxtune.training_loop import Trained, Training, train
 from rewrites.core.rewrite import Array, Routing
 from rewrites.core.rewrite import Tensor as Learned
 from rewrites.trees.costs import step_cost
@@ -70,8 +76,12 @@ class Task:
         court: judges what comes of it.
         temperature: of soft gates; None to choose it on the validation rows.
         own_rate: whether the learning rate was given.
+        fold: which of the turns it is, from 1.
         turns: how many times it will all be done.
         random: whether to start from random numbers.
+        order: of the training rows.
+        augmentation: what is done to them in each epoch.
+        checkpoint: where the state of every training is kept.
     """
 
     problem: Problem
@@ -80,24 +90,28 @@ class Task:
     court: Court
     temperature: float | None
     own_rate: bool
+    fold: int
     turns: int
     random: bool
+    order: RowOrder
+    augmentation: Augmentation | None = None
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True)
 class Run:
     """What was trained and found.
 
-    `routing` is that of the last training; `cached_bytes` what was kept of the rows;
-    `temperature` the width of soft gates; `known_by_heart` whether the model seems to have been
-    fitted on the validation rows; `whole` [N] the losses on them that a smaller model is held
+    `routing` is that of the last training; `cached` what was kept of the rows, and what that
+    spared; `temperature` the width of soft gates; `known_by_heart` whether the model seems to have
+    been fitted on the validation rows; `whole` [N] the losses on them that a smaller model is held
     against.
     """
 
     candidates: list[Candidate]
     history: list[Epoch]
     routing: Routing
-    cached_bytes: int
+    cached: Cost
     temperature: float
     known_by_heart: bool
     whole: Array
@@ -136,7 +150,7 @@ def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
         found.append(court.judge("scaled", "hard", size, start.prepared, {}))
     start, learned = _started(task, start, trained)
     history: list[Epoch] = []
-    held = 0
+    held = Cost()
     trainings = _trainings(task, start, routing)
     soft = any(training.routing == "soft" for training in trainings)
     if soft and task.temperature is None:
@@ -146,17 +160,19 @@ def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
         # Untrained, a soft model often beats the hard one.
         found.extend(_softened(work, {}, "softened"))
     for training in trainings:
+        if task.court.settings.stop.asked:
+            break
         if training.routing == "hard" and not any(_is_leaves(work, name) for name in trained):
             continue
-        outcome, size_of_cache = _train(work, training)
-        held = max(held, size_of_cache)
+        outcome, cost = _train(work, training)
+        held = _both(held, cost)
         history.extend(outcome.history)
         found.extend(_judged(work, outcome, training))
     return Run(found, history, trainings[-1].routing, held, court.temperature, known, court.whole)
 
 
 @dataclass(frozen=True)
-class _Training:
+class _Plan:
     """How to train once.
 
     `speed` is a factor of the learning rates; `by_tensor` says that each tensor has one step size.
@@ -185,15 +201,25 @@ class _Work:
     teacher: Tensor | None
 
 
-def _train(work: _Work, training: _Training) -> tuple[Trained, int]:
-    """Train once; returns the outcome, and the bytes that were cached of the rows."""
+def _train(work: _Work, training: _Plan) -> tuple[Trained, Cost]:
+    """Train once; returns the outcome, and what was cached of the rows."""
     task, court, start, mode = work.task, work.court, work.start, training.routing
     trained = [name for name in work.trained if mode != "hard" or _is_leaves(work, name)]
     start.routing = mode
     start.temperature = court.temperature if mode == "soft" else _STEP_WIDTH
     if task.temperature is not None:
         start.temperature = task.temperature
-    rows = core_rows(start, task.split.table, task.split.target, [mode], trained)
+    split = task.split
+
+    def rows_of(table: Table) -> Rows:
+        made = core_rows(start, table, split.target, [mode], trained, weight=split.weight)
+        return replace(made, teacher=work.teacher)
+
+    def fresh(epoch: int) -> Rows:
+        assert task.augmentation is not None
+        return rows_of(replace(split.table, feed=task.augmentation.apply(split.table.feed, epoch)))
+
+    rows = rows_of(split.table)
     judged: list[Routing] = ["hard", "soft"] if mode == "soft" else ["hard"]
     valid = court.rows(start, judged, trained)
     parameters = standardised(work.learned, trained, court.device)
@@ -202,8 +228,18 @@ def _train(work: _Work, training: _Training) -> tuple[Trained, int]:
     if training.by_tensor:
         rates = dict.fromkeys(rates, _TENSOR_RATE)
     settings = replace(settings, rates=rates, by_tensor=training.by_tensor)
-    rows = replace(rows, teacher=work.teacher)
-    return train(start, parameters, rows, valid, settings, mode), _bytes(rows) + _bytes(valid)
+    kept = None if task.checkpoint is None else task.checkpoint.slot(task.fold, training.name)
+    how = Training(
+        training.name,
+        task.fold,
+        mode,
+        task.order,
+        None if task.augmentation is None else fresh,
+        kept,
+    )
+    trained_to = train(start, parameters, rows, valid, settings, how)
+    passes = len(trained_to.history)
+    return trained_to, _cost(rows, valid, passes, how.fresh is not None)
 
 
 def _is_leaves(work: _Work, name: str) -> bool:
@@ -234,7 +270,7 @@ def _temperature(court: Court, start: OnnxModule) -> float:
     return max(_LEAST_WIDTH, _WIDTHS[int(np.argmin(losses))])
 
 
-def _judged(work: _Work, trained: Trained, training: _Training) -> Iterator[Candidate]:
+def _judged(work: _Work, trained: Trained, training: _Plan) -> Iterator[Candidate]:
     """The models that come of one training."""
     court, prepared = work.court, work.start.prepared
     # What was not trained this time was trained upon all the same.
@@ -265,16 +301,16 @@ def _softened(work: _Work, tensors: Mapping[str, Array], name: str) -> Iterator[
             yield court.judge(title, "hard", copies * work.size, new.prepared, numbers)
 
 
-def _trainings(task: Task, module: OnnxModule, routing: TuneRouting) -> list[_Training]:
+def _trainings(task: Task, module: OnnxModule, routing: TuneRouting) -> list[_Plan]:
     """How to train: models without trees twice, which is cheap."""
     shapes = tree_shapes(module.prepared, list(module.cut.roles))
     if not shapes:
-        trained = _Training(_TRAINED, "straight-through")
-        by_tensor = _Training(f"{_TRAINED} boldly", "straight-through", by_tensor=True)
+        trained = _Plan(_TRAINED, "straight-through")
+        by_tensor = _Plan(f"{_TRAINED} boldly", "straight-through", by_tensor=True)
         return [trained] if task.own_rate else [trained, by_tensor]
     speed = 1.0 if task.own_rate else _STEP_SPEED
-    steps = _Training("straight-through", "straight-through", speed)
-    leaves, soft = _Training("leaves", "hard"), _Training("soft", "soft")
+    steps = _Plan("straight-through", "straight-through", speed)
+    leaves, soft = _Plan("leaves", "hard"), _Plan("soft", "soft")
     if routing == "leaves":
         return [leaves]
     if routing == "soft":
@@ -287,9 +323,21 @@ def _trainings(task: Task, module: OnnxModule, routing: TuneRouting) -> list[_Tr
     return [leaves, soft if seconds * passes <= _AFFORDABLE else steps]
 
 
-def _bytes(rows: Rows) -> int:
-    return sum(
-        value.element_size() * value.nelement()
-        for settled in rows.settled.values()
-        for value in settled.values
+def _cost(rows: Rows, valid: Rows, passes: int, fresh: bool) -> Cost:
+    """Of cached rows, with the seconds that they spared in so many passes."""
+    parts = [(rows, 0 if fresh else passes - 1), (valid, passes - 1)]
+    costs = [(c.cost, n) for each, n in parts for c in each.settled.values()]
+    return Cost(
+        sum(cost.bytes for cost, _ in costs),
+        sum(cost.disk_bytes for cost, _ in costs),
+        sum(cost.seconds * max(count, 0) for cost, count in costs),
+    )
+
+
+def _both(first: Cost, second: Cost) -> Cost:
+    """Of two trainings, one after the other."""
+    return Cost(
+        max(first.bytes, second.bytes),
+        max(first.disk_bytes, second.disk_bytes),
+        first.seconds + second.seconds,
     )

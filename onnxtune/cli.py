@@ -19,6 +19,10 @@ from typing import Any
 from onnxtune import output
 from onnxtune.arguments import command_line
 from onnxtune.errors import ArgumentError, OnnxTuneError
+from onnxtune.tune_options import PASSED
+
+# The exit status where Ctrl-C ended it.
+_INTERRUPTED = 130
 
 _PLOTS = (".png", ".svg", ".pdf")
 _TABLES = (".csv", ".parquet", ".npz")
@@ -47,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         _complain("interrupted.")
-        return 130
+        return _INTERRUPTED
     except OnnxTuneError as error:
         if options.debug:
             raise
@@ -148,22 +152,8 @@ def _tune(options: argparse.Namespace) -> int:
         options.target,
         valid=valid,
         test=None if options.test is None else (options.test, options.target),
-        metrics=options.metrics,
-        loss=options.loss,
         output=options.tune_output,
-        routing=options.routing,
-        temperature=options.temperature,
-        max_size=options.max_size,
-        companion=options.companion,
-        init=options.init,
-        target_transform=options.target_transform,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        lr=options.lr,
-        freeze=options.freeze,
-        patience=options.patience,
-        device=options.device,
-        seed=options.seed,
+        **{name: getattr(options, name) for name in PASSED},
     )
     result.save(target, options.form)
     if options.history:
@@ -172,7 +162,7 @@ def _tune(options: argparse.Namespace) -> int:
         result.plot(options.plot)
     report = result.report | {"saved": str(target), "form": options.form}
     _say(options, f"{result.text()}\nSaved as {target} ({options.form} form).", report)
-    return 0
+    return _INTERRUPTED if result.report["interrupted"] else 0
 
 
 def _valid(text: str, target: str) -> float | str | tuple[str, str]:

@@ -49,6 +49,12 @@ class Table:
     groups: Array | None = None
     weights: Array | None = None
 
+    def take(self, rows: Array) -> Table:
+        """Some of the rows, by their numbers."""
+        others = (self.target, self.groups, self.weights)
+        target, groups, weights = (None if each is None else each[rows] for each in others)
+        return Table(take(self.feed, rows), target, len(rows), groups, weights)
+
 
 def load(
     data: Any,

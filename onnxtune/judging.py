@@ -18,10 +18,11 @@ from onnxtune.metrics import paired
 from onnxtune.partition import partition
 from onnxtune.preparation import Prepared
 from onnxtune.result import Candidate, Form, Verdict
+from onnxtune.row_losses import evaluate
 from onnxtune.rows import Rows, core_rows, hard_output, some_rows
 from onnxtune.runtime import run
+from onnxtune.settings import Settings
 from onnxtune.torch_module import OnnxModule, learned_tensors
-from onnxtune.training_loop import Settings, evaluate
 from rewrites.core.rewrite import Array, Routing
 from rewrites.core.rewrite import Tensor as Learned
 
@@ -30,13 +31,15 @@ from rewrites.core.rewrite import Tensor as Learned
 class Held:
     """Rows that are held out of training.
 
-    `entering` is what enters the core of them; the prefix took `seconds` for it.
+    `entering` is what enters the core of them; the prefix took `seconds` for it. `weight` [N] is
+    how much each counts.
     """
 
     table: Table
     target: Array
     entering: Sequence[Array]
     seconds: float
+    weight: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,9 @@ class Court:
         """The validation rows, or others held out, run on to where training of some begins."""
         held = held or self.valid
         moved = list(module.learned) if trained is None else trained
-        return core_rows(module, held.table, held.target, routings, moved, held.entering)
+        return core_rows(
+            module, held.table, held.target, routings, moved, held.entering, held.weight
+        )
 
     def losses(self, module: OnnxModule, form: Form, held: Held | None = None) -> Array:
         """[N]: the module's loss on each validation row, or on others held out."""

@@ -70,8 +70,8 @@ def with_metrics(result: TuneResult, before: Measured) -> TuneResult:
             continue
         proto = result.model("native" if form == "hard" else "soft")
         for name, held in before.held.items():
-            # Of validation rows the networks of a companion have learned.
-            if name == "test" or taken.name != COMPANION:
+            # Of validation rows the networks of a companion have learned, and the mean of folds.
+            if name == "test" or (taken.name != COMPANION and result.report["folds"] == 1):
                 figures[name][form] = _figures(before, proto, held)
     return replace(result, report=result.report | {"metrics": figures})
 

@@ -33,13 +33,14 @@ class TensorAdam(torch.optim.Optimizer):
                     continue
                 state = self.state[parameter]
                 if not state:
-                    state["step"] = 0
+                    state["step"] = torch.zeros((), dtype=torch.float64)
                     state["mean"] = torch.zeros_like(parameter)
                     state["square"] = torch.zeros((), dtype=torch.float64)
                 state["step"] += 1
                 state["mean"].lerp_(gradient, 1 - first)
                 square = gradient.square().mean().double().cpu()
                 state["square"].lerp_(square, 1 - second)
-                size = math.sqrt(float(state["square"]) / (1 - second ** state["step"]))
-                rate = group["lr"] / (1 - first ** state["step"])
+                steps = float(state["step"])
+                size = math.sqrt(float(state["square"]) / (1 - second**steps))
+                rate = group["lr"] / (1 - first**steps)
                 parameter.add_(state["mean"], alpha=-rate / (size + group["eps"]))

@@ -61,8 +61,9 @@ def outcome(
         module.temperature = run.temperature
         file = written if changed is hard else native(hard.prepared, hard.tensors)
         check_file(module, file.proto, first.valid.table, problem.output)
-    # Of validation rows the networks of a companion have learned.
-    known = hard is not None and (court.test is not None or hard.name != COMPANION)
+    # Of validation rows the networks of a companion have learned, and the mean of folds.
+    met = len(parts) > 1 or (hard is not None and hard.name == COMPANION)
+    known = hard is not None and (court.test is not None or not met)
     curve = reliability(problem, court.test or first.valid, module if known else None)
     module.routing = run.routing
     replaced = dict(written.replaced)
@@ -92,8 +93,12 @@ def outcome(
         "prefix": {
             "nodes": sum(role in ("prefix", "cut") for role in original.cut.roles.values()),
             "rows": first.table.rows + first.valid.table.rows,
-            "bytes": run.cached_bytes,
             "seconds": first.valid.seconds,
+        },
+        "cache": {
+            "bytes": run.cached.bytes,
+            "disk_bytes": run.cached.disk_bytes,
+            "seconds_saved": run.cached.seconds,
         },
         "device": str(court.device),
         "seconds": time.perf_counter() - started,

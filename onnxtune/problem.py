@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from onnxtune.calibration import feed_spreads
 from onnxtune.classes import Labels
-from onnxtune.data import Table, take
+from onnxtune.data import Table
 from onnxtune.errors import ArgumentError, UnsupportedError
 from onnxtune.folds import folds
 from onnxtune.judging import Held
@@ -25,6 +25,7 @@ from onnxtune.target_transforms import transformed
 from onnxtune.targets import labels_of, target_for
 from onnxtune.torch_module import OnnxModule, matching
 from onnxtune.validation import hold_out
+from onnxtune.weights import ClassWeight, class_weights, row_weights
 from rewrites.core.rewrite import Array
 
 # Of up to so many rows a share is too few to judge by, and all take turns.
@@ -44,6 +45,7 @@ class Problem:
         labels: the classes that it scores; None for no classifier.
         loss: of it.
         transform: what the target goes through first; None for nothing.
+        class_weights: [K], how much rows of each class count; None for all alike.
     """
 
     original: OnnxModule
@@ -52,11 +54,17 @@ class Problem:
     labels: Labels | None
     loss: Loss
     transform: str | None
+    class_weights: Array | None = None
 
     @property
     def prepared(self) -> Prepared:
         """The model."""
         return self.original.prepared
+
+    @property
+    def device(self) -> torch.device:
+        """Where to compute."""
+        return next(self.original.parameters()).device
 
     def target(self, table: Table) -> Array:
         """The target as the loss takes it: class indices [N], or floats [N, K].
@@ -72,16 +80,27 @@ class Problem:
         wanted = self.target(table) if target is None else target
         start = time.perf_counter()
         entering = self.original.run_prefix(table.feed)
-        return Held(table, wanted, entering, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return Held(table, wanted, entering, seconds, self.weight(table, wanted))
+
+    def weight(self, table: Table, target: Array) -> Array | None:
+        """[N]: how much each row counts, 1 on average; None for all alike."""
+        return row_weights(table.weights, self.class_weights, target)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to train on, and rows to validate on."""
+    """Rows to train on, and rows to validate on.
+
+    `numbers` [N] are those of the training rows among all that were given; `weight` [N] is how
+    much each counts.
+    """
 
     table: Table
     target: Array
     valid: Held
+    numbers: Array
+    weight: Array | None
 
 
 def pose(
@@ -117,6 +136,20 @@ def pose(
     return problem
 
 
+def weighted(problem: Problem, table: Table, given: ClassWeight | None) -> Problem:
+    """The problem with weights of classes.
+
+    Raises:
+        ArgumentError: they do not fit the classes.
+    """
+    if given is None:
+        return problem
+    target = problem.target(table)
+    classes = problem.scored.labels if problem.loss.target != "numbers" else 0
+    labels = problem.labels if classes else None
+    return replace(problem, class_weights=class_weights(given, labels, target, classes))
+
+
 def _check_scale(problem: Problem, table: Table) -> None:
     """Refuse a model that predicts the target itself where the target is to be transformed.
 
@@ -148,7 +181,8 @@ def splits(
     """
     target = problem.target(given)
     if apart is not None:
-        return [Split(given, target, problem.held(apart))]
+        weight = problem.weight(given, target)
+        return [Split(given, target, problem.held(apart), np.arange(given.rows), weight)]
     rng = np.random.default_rng(seed)
     classes = problem.loss.target != "numbers"
     grouped = isinstance(valid, str) and given.groups is not None
@@ -161,12 +195,9 @@ def splits(
 
 
 def _split(problem: Problem, given: Table, target: Array, kept: Array, out: Array) -> Split:
-    y = given.target
-    rest, held = (
-        Table(take(given.feed, rows), None if y is None else y[rows], len(rows))
-        for rows in (kept, out)
-    )
-    return Split(rest, target[kept], problem.held(held, target[out]))
+    rest, held = (given.take(rows) for rows in (kept, out))
+    valid = problem.held(held, target[out])
+    return Split(rest, target[kept], valid, kept, problem.weight(rest, target[kept]))
 
 
 def _one_output(prepared: Prepared, output: str | None) -> Partition:

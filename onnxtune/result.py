@@ -14,8 +14,8 @@ from onnxtune.export import SavedForm, with_metadata, written
 from onnxtune.figures import write_figure
 from onnxtune.model import check_output, write
 from onnxtune.preparation import Prepared
+from onnxtune.settings import Epoch
 from onnxtune.target_transforms import with_inverse
-from onnxtune.training_loop import Epoch
 from rewrites.core.rewrite import Array
 
 _log = logging.getLogger(__name__)

@@ -20,12 +20,14 @@ from rewrites.core.rewrite import Array, Routing
 class Rows:
     """Rows by routing, with what does not change computed, and the target as the loss takes it.
 
-    `teacher` [N, K] is what another model puts out for them, where that is to be followed too.
+    `teacher` [N, K] is what another model puts out for them, where that is to be followed too;
+    `weight` [N] how much each counts, 1 on average.
     """
 
     settled: Mapping[Routing, Settled]
     target: Tensor
     teacher: Tensor | None = None
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -34,7 +36,8 @@ class Rows:
         """Some of the rows."""
         taken = {routing: settled.take(rows) for routing, settled in self.settled.items()}
         teacher = None if self.teacher is None else self.teacher[rows]
-        return Rows(taken, self.target[rows], teacher)
+        weight = None if self.weight is None else self.weight[rows]
+        return Rows(taken, self.target[rows], teacher, weight)
 
 
 def core_rows(
@@ -44,10 +47,12 @@ def core_rows(
     routings: Iterable[Routing],
     trained: Sequence[str],
     entering: Sequence[Array] | None = None,
+    weight: Array | None = None,
 ) -> Rows:
     """What enters the core for these rows, run on to where training begins.
 
-    `entering` is what the prefix makes of them, where that is known.
+    `entering` is what the prefix makes of them, where that is known; `weight` [N] how much each
+    counts.
 
     Raises:
         UnsupportedError: something enters the core that is not one entry a row.
@@ -67,7 +72,10 @@ def core_rows(
     for routing in sorted(routings):
         module.routing = routing
         settled[routing] = module.settled(inputs, trained)
-    return Rows(settled, wanted)
+    weights = None if weight is None else torch.as_tensor(weight, device=wanted.device)
+    if weights is not None:
+        weights = weights.to(next(iter(module.parameters())).dtype)
+    return Rows(settled, wanted, None, weights)
 
 
 def some_rows(table: Table) -> dict[str, Array]:

@@ -23,9 +23,9 @@ from onnxtune.model import load
 from onnxtune.partition import Partition
 from onnxtune.preparation import Prepared, prepare
 from onnxtune.resizing import holders
+from onnxtune.row_losses import loss_input
 from onnxtune.rows import Rows
 from onnxtune.torch_module import OnnxModule
-from onnxtune.training_loop import loss_input
 
 # Factors of scores that already stand in front of a link.
 _FACTORS: tuple[float, ...] = tuple(np.exp(np.linspace(-1.5, 1.5, 61)).tolist())
@@ -63,7 +63,7 @@ def _multiplied(
     if not names or not trained.issuperset(names):
         return None
     before, loss = _scores(court, module, rows), court.settings_for(module).loss
-    factor = _chosen(_FACTORS, before, rows.target, loss, float(court.original.mean()))
+    factor = _chosen(_FACTORS, before, rows, loss, float(court.original.mean()))
     if factor == 1.0:
         return None
     tensors = {name: module.learned[name].value * np.float32(factor) for name in names}
@@ -82,8 +82,8 @@ def _in_logits(
     asked = court.settings.loss.name
     loss = choose_loss(asked, replace(court.scored, source=Source("softmax", "")))
     limit = float(court.original.mean())
-    factor = _chosen(_LOGIT_FACTORS, centred, rows.target, loss, limit)
-    if loss.kind != "log" and float(loss.rows(centred * factor, rows.target).mean()) > limit:
+    factor = _chosen(_LOGIT_FACTORS, centred, rows, loss, limit)
+    if loss.kind != "log" and float(_weighed(loss, centred * factor, rows).mean()) > limit:
         # The log loss makes up for it in training; rows that are nearly right weigh too little.
         return None
     prepared = with_logits(module.prepared, trained, factor)
@@ -96,7 +96,7 @@ def _in_logits(
 
 
 def _chosen(
-    factors: Sequence[float], scores: Tensor, target: Tensor, loss: Loss, limit: float
+    factors: Sequence[float], scores: Tensor, rows: Rows, loss: Loss, limit: float
 ) -> float:
     """The factor of the scores that is best with a few more rows, of any class, than there are.
 
@@ -104,14 +104,20 @@ def _chosen(
     """
     plain, more = [], []
     for factor in factors:
-        found = loss.rows(scores * factor, target)
+        found = _weighed(loss, scores * factor, rows)
         plain.append(float(found.mean()))
-        any_class = _any_class(loss, scores * factor, target)
+        any_class = _any_class(loss, scores * factor, rows.target)
         more.append(float(found.sum()) + _ROWS_OF_ANY_CLASS * any_class)
     able = [place for place, value in enumerate(plain) if value <= limit]
     if not able:
         return float(factors[int(np.argmin(plain))])
     return float(factors[min(able, key=more.__getitem__)])
+
+
+def _weighed(loss: Loss, scores: Tensor, rows: Rows) -> Tensor:
+    """[N]: the loss of each row, times its weight where it has one."""
+    found = loss.rows(scores, rows.target)
+    return found if rows.weight is None else found * rows.weight
 
 
 def _any_class(loss: Loss, scores: Tensor, target: Tensor) -> float:

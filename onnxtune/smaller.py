@@ -16,9 +16,9 @@ from onnxtune.number_losses import SMALLEST_RATE
 from onnxtune.preparation import prepare
 from onnxtune.problem import Problem, Split
 from onnxtune.resizing import carried, holders, resized, single_trees, tree_nodes
+from onnxtune.row_losses import evaluate
 from onnxtune.rows import core_rows, hard_output
 from onnxtune.torch_module import OnnxModule
-from onnxtune.training_loop import evaluate
 from rewrites.core.rewrite import Array
 
 # What a model that is to become smaller may lose of the original's loss.
@@ -70,7 +70,9 @@ def smaller(
     module = court.module(new.prepared, "hard")
     some = min(split.table.rows, 5000)
     part = Table(take(split.table.feed, slice(some)), None, some)
-    rows = core_rows(module, part, split.target[:some], ["hard"], list(module.learned))
+    weight = None if split.weight is None else split.weight[:some]
+    names = list(module.learned)
+    rows = core_rows(module, part, split.target[:some], ["hard"], names, weight=weight)
     # Leaves that are distributions must keep their sum; of others training rows tell the size.
     tried = [shares] if bound else [dict.fromkeys(kept, f) for f in _FACTORS] + [shares]
     losses, settings = [], court.settings_for(module)

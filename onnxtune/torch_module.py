@@ -217,7 +217,7 @@ class OnnxModule(nn.Module):
         others = self._others(graph, self.tensors())
         moved = [name in trained for name in self._escaped] + [False] * len(graph.slope_names)
         border = Border(graph.graph, inputs, others, moved)
-        return Settled(border, border.settle(inputs))
+        return border.settle(inputs)
 
     def evaluate_settled(
         self, settled: Settled, tensors: Mapping[str, Tensor]

@@ -2,70 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from onnxtune.errors import ArgumentError, OnnxTuneError
-from onnxtune.losses import Loss
+from onnxtune.checkpoint import Slot
 from onnxtune.optimizers import TensorAdam
 from onnxtune.output import progress
 from onnxtune.parameters import Parameter
+from onnxtune.row_losses import evaluate, row_losses
+from onnxtune.row_order import RowOrder
 from onnxtune.rows import Rows
+from onnxtune.settings import Epoch, Settings
 from onnxtune.torch_module import OnnxModule
-from rewrites.core.rewrite import Array, Group, Routing
+from rewrites.core.rewrite import Array, Routing
 
-# Steps of Adam in standardised units, per group.
-LEARNING_RATES: dict[Group, float] = {
-    "thresholds": 1e-2,
-    "leaves": 3e-3,
-    "weights": 3e-3,
-    "offsets": 3e-3,
-}
-
-
-# Rows that are evaluated at once.
-_PIECE = 4096
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one pass over the rows brought; losses are means per row.
-
-    `routing` is how trees passed the rows on, `valid` the loss of the model with hard routing,
-    `valid_soft` that of the soft model where it is what is trained.
-    """
-
-    routing: Routing
-    epoch: int
-    train: float
-    valid: float
-    valid_soft: float | None
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """The record as a dictionary."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train; `by_tensor` takes one step size for all numbers of a tensor."""
-
-    loss: Loss
-    output: str
-    epochs: int
-    batch_size: int
-    rates: Mapping[str, float]
-    patience: int
-    seed: int
-    by_tensor: bool = False
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,64 +36,112 @@ class Trained:
     history: tuple[Epoch, ...]
 
 
+@dataclass(frozen=True)
+class Training:
+    """One training of a run.
+
+    Attributes:
+        name: in records.
+        fold: in records, from 1.
+        routing: how trees pass rows on.
+        order: of the rows.
+        fresh: makes an epoch's rows where these change from epoch to epoch.
+        slot: where its state is kept.
+    """
+
+    name: str
+    fold: int
+    routing: Routing
+    order: RowOrder
+    fresh: Callable[[int], Rows] | None = None
+    slot: Slot | None = None
+
+
 def train(
     module: OnnxModule,
     parameters: Mapping[str, Parameter],
     rows: Rows,
     valid: Rows,
     settings: Settings,
-    routing: Routing,
+    training: Training,
 ) -> Trained:
     """Train the parameters; the module's own tensors stand in for all others.
 
-    Raises:
-        OnnxTuneError: the loss is no longer a number.
+    A loss that is no longer a number, or somebody who asks to stop, ends it with the best so far.
     """
-    generator = torch.Generator().manual_seed(settings.seed)
-    groups = [{"params": [p.delta], "lr": settings.rates[name]} for name, p in parameters.items()]
-    optimizer = TensorAdam(groups) if settings.by_tensor else torch.optim.Adam(groups)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(settings.epochs))
-    best = {"hard": _Best(parameters), "soft": _Best(parameters)}
-    history: list[Epoch] = []
-    soft = routing == "soft"
+    state = _State(parameters, settings, training)
+    state.load()
+    routing = training.routing
+    forms: list[Routing] = ["hard", "soft"] if routing == "soft" else ["hard"]
     with progress(settings.epochs, "tuning") as bar:
-        for number in range(1, settings.epochs + 1):
-            start = time.perf_counter()
-            order = torch.randperm(len(rows), generator=generator)
-            total = 0.0
-            for batch in torch.split(order, settings.batch_size):
-                optimizer.zero_grad()
-                part = rows.take(batch.to(rows.target.device))
-                mean = row_losses(module, parameters, part, settings, routing).mean()
-                mean.backward()  # type: ignore[no-untyped-call]
-                total += mean.item() * len(batch)
-                _drop_undefined(parameters)
-                optimizer.step()
-            scheduler.step()
-            if not math.isfinite(total):
-                raise OnnxTuneError(
-                    f"the loss became {total / len(rows)} in epoch {number}; "
-                    "lower lr, or look for extreme values in the data."
+        bar.update(state.epoch)
+        while not state.done and not settings.stop.asked:
+            start, number = time.perf_counter(), state.epoch + 1
+            given = rows if training.fresh is None else training.fresh(number)
+            mean = _pass(module, state, given, number)
+            if mean is None:
+                break  # in the middle of an epoch: what came of it so far is let go
+            if not math.isfinite(mean):
+                _log.warning(
+                    "%s: the loss became %s in epoch %d; what was best before is kept. Lower lr, "
+                    "or look for extreme values in the data.",
+                    training.name,
+                    mean,
+                    number,
                 )
-            judged = {"hard": evaluate(module, parameters, valid, settings, "hard")}
-            if soft:
-                judged["soft"] = evaluate(module, parameters, valid, settings, "soft")
-            for form, values in judged.items():
-                best[form].offer(float(values.mean()), number, parameters)
+                state.done = True
+                break
+            judged: dict[str, float] = {
+                form: float(evaluate(module, parameters, valid, settings, form).mean())
+                for form in forms
+            }
             record = Epoch(
                 routing,
                 number,
-                total / len(rows),
-                float(judged["hard"].mean()),
-                float(judged["soft"].mean()) if soft else None,
+                mean,
+                judged["hard"],
+                judged.get("soft"),
                 time.perf_counter() - start,
+                training.name,
+                training.fold,
             )
-            history.append(record)
+            state.end_epoch(record, judged)
             bar.set_postfix_str(f"train {record.train:.4g}, valid {record.valid:.4g}")
             bar.update()
-            if number - max(best[form].epoch for form in judged) >= settings.patience:
-                break
-    return Trained(best["hard"].tensors, best["soft"].tensors if soft else None, tuple(history))
+            if settings.on_epoch is not None and settings.on_epoch(record):
+                settings.stop.asked = state.done = True
+            state.save()
+    best = state.best
+    soft = best["soft"].tensors if routing == "soft" else None
+    return Trained(best["hard"].tensors, soft, tuple(state.history))
+
+
+def _pass(module: OnnxModule, state: _State, rows: Rows, number: int) -> float | None:
+    """One pass over the rows: their mean loss; None where it was cut short."""
+    settings, training, parameters = state.settings, state.training, state.parameters
+    device = rows.target.device
+    half = (
+        torch.autocast(device.type, settings.precision)
+        if settings.precision is not None
+        else contextlib.nullcontext()
+    )
+    state.set_rates(number)
+    order = training.order.rows(number, state.generator)
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for batch in torch.split(order, settings.batch_size):
+        if settings.stop.asked:
+            return None
+        state.optimizer.zero_grad()
+        part = rows.take(batch.to(device))
+        with half:
+            mean = row_losses(module, parameters, part, settings, training.routing).mean()
+        mean.backward()  # type: ignore[no-untyped-call]
+        total += mean.detach() * len(batch)
+        _drop_undefined(parameters)
+        if settings.clip is not None:
+            torch.nn.utils.clip_grad_norm_([p.delta for p in parameters.values()], settings.clip)
+        state.optimizer.step()
+    return float(total) / len(order)
 
 
 def _drop_undefined(parameters: Mapping[str, Parameter]) -> None:
@@ -142,6 +149,87 @@ def _drop_undefined(parameters: Mapping[str, Parameter]) -> None:
     for parameter in parameters.values():
         if parameter.delta.grad is not None:
             parameter.delta.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+class _State:
+    """What a training has come to; all that it needs to go on."""
+
+    def __init__(
+        self, parameters: Mapping[str, Parameter], settings: Settings, training: Training
+    ) -> None:
+        self.parameters, self.settings, self.training = parameters, settings, training
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        groups = [{"params": [p.delta], "lr": settings.rates[n]} for n, p in parameters.items()]
+        optimizer = TensorAdam if settings.by_tensor else torch.optim.Adam
+        self.optimizer: torch.optim.Optimizer = optimizer(groups)
+        self.best = {"hard": _Best(parameters), "soft": _Best(parameters)}
+        self.history: list[Epoch] = []
+        self.epoch = 0
+        self.done = False
+
+    def set_rates(self, epoch: int) -> None:
+        """The learning rates of an epoch, from 1: along a cosine from their full size to 2 %."""
+        along = (epoch - 1) / max(self.settings.epochs, 1)
+        factor = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * along))
+        for name, group in zip(self.parameters, self.optimizer.param_groups, strict=True):
+            group["lr"] = self.settings.rates[name] * factor
+
+    def end_epoch(self, record: Epoch, judged: Mapping[str, float]) -> None:
+        """Take the epoch in, and see whether it was the last."""
+        self.epoch = record.epoch
+        self.history.append(record)
+        for form, loss in judged.items():
+            self.best[form].offer(loss, self.epoch, self.parameters)
+        since = self.epoch - max(self.best[form].epoch for form in judged)
+        self.done = self.epoch >= self.settings.epochs or since >= self.settings.patience
+
+    def save(self) -> None:
+        """Write it where it is kept, if it is."""
+        if self.training.slot is None:
+            return
+        tensors: dict[str, Tensor] = {"generator": self.generator.get_state()}
+        for name, parameter in self.parameters.items():
+            tensors[f"delta/{name}"] = parameter.delta
+            for key, value in self.optimizer.state[parameter.delta].items():
+                tensors[f"optimizer/{key}/{name}"] = value
+        for form, best in self.best.items():
+            for name, array in best.tensors.items():
+                tensors[f"{form}/{name}"] = torch.from_numpy(array)
+        facts = {
+            "epoch": self.epoch,
+            "done": self.done,
+            "stopped": self.settings.stop.asked and self.done,
+            "best": {form: [best.loss, best.epoch] for form, best in self.best.items()},
+            "history": [record.to_dict() for record in self.history],
+        }
+        self.training.slot.save(tensors, facts)
+
+    @torch.no_grad()
+    def load(self) -> None:
+        """Go on from where it was kept, if it was."""
+        found = None if self.training.slot is None else self.training.slot.load()
+        if found is None:
+            return
+        tensors, facts = found
+        self.generator.set_state(tensors["generator"])
+        for name, parameter in self.parameters.items():
+            parameter.delta.copy_(tensors[f"delta/{name}"])
+            held = [key.split("/")[1] for key in tensors
+                    if key.startswith("optimizer/") and key.split("/", 2)[2] == name]  # fmt: skip
+            self.optimizer.state[parameter.delta] = {
+                key: _placed(tensors[f"optimizer/{key}/{name}"], parameter.delta) for key in held
+            }
+        for form, best in self.best.items():
+            best.loss, best.epoch = facts["best"][form]
+            best.tensors = {name: tensors[f"{form}/{name}"].numpy() for name in self.parameters}
+        self.history = [Epoch(**record) for record in facts["history"]]
+        self.epoch, self.done = facts["epoch"], facts["done"]
+        self.settings.stop.asked |= facts["stopped"]
+
+
+def _placed(value: Tensor, beside: Tensor) -> Tensor:
+    """Moments live where the numbers do; counts stay on the CPU."""
+    return value.to(beside.device) if value.dim() else value
 
 
 class _Best:
@@ -158,87 +246,3 @@ class _Best:
 
 def _values(parameters: Mapping[str, Parameter]) -> dict[str, Array]:
     return {name: np.array(p.settled().cpu().numpy()) for name, p in parameters.items()}
-
-
-def _cosine(epochs: int) -> Any:
-    """From 1 to 0.02 over the epochs."""
-    return lambda epoch: 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * epoch / max(epochs, 1)))
-
-
-def loss_input(
-    module: OnnxModule,
-    parameters: Mapping[str, Parameter],
-    rows: Rows,
-    settings: Settings,
-    routing: Routing,
-) -> Tensor:
-    """[N, K]: what the loss takes, the output or the value in front of its link."""
-    module.routing = routing
-    tensors: dict[str, Tensor] = {**module.tensors()}
-    tensors |= {name: parameter.value() for name, parameter in parameters.items()}
-    values = module.evaluate_settled(rows.settled[routing], tensors)
-    name = module.links[settings.output].value if settings.loss.of_source else None
-    return values[name or module.cut.outputs[settings.output]].reshape(len(rows), -1)
-
-
-def row_losses(
-    module: OnnxModule,
-    parameters: Mapping[str, Parameter],
-    rows: Rows,
-    settings: Settings,
-    routing: Routing,
-) -> Tensor:
-    """The loss of each row, [N], with gradient."""
-    columns = loss_input(module, parameters, rows, settings, routing)
-    loss = settings.loss
-    if loss.target != "classes" and rows.target.shape != columns.shape:
-        raise OnnxTuneError(
-            f"the target has shape {tuple(rows.target.shape)}, "
-            f"the output '{settings.output}' {tuple(columns.shape)}."
-        )
-    found = loss.rows(columns, rows.target)
-    if rows.teacher is not None:
-        found = (found + expected_loss(loss, columns, rows.teacher)) / 2
-    if not isinstance(found, Tensor) or found.shape != (len(rows),):
-        shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ArgumentError(
-            f"the loss '{loss.name}' returned {shape}; it must return one number a row, [N], "
-            f"here [{len(rows)}]."
-        )
-    return found
-
-
-def expected_loss(loss: Loss, columns: Tensor, teacher: Tensor) -> Tensor:
-    """[N]: the loss of each row where its target is drawn from what the teacher [N, K] says.
-
-    Hinton, Vinyals, Dean (2015), "Distilling the Knowledge in a Neural Network", section 2; of
-    numbers, the loss toward the teacher's.
-    """
-    if loss.target == "numbers":
-        return loss.rows(columns, teacher)
-    if loss.target == "binary":
-        one = torch.ones_like(columns)
-        return (teacher * loss.rows(columns, one)[:, None]
-                + (1 - teacher) * loss.rows(columns, 0 * one)[:, None]).mean(1)  # fmt: skip
-    share = teacher.clamp(min=0) / teacher.clamp(min=0).sum(1, keepdim=True).clamp(min=1e-12)
-    losses = [
-        loss.rows(columns, torch.full((len(columns),), place, device=columns.device))
-        for place in range(columns.shape[1])
-    ]
-    return (share * torch.stack(losses, dim=1)).sum(1)
-
-
-@torch.no_grad()
-def evaluate(
-    module: OnnxModule,
-    parameters: Mapping[str, Parameter],
-    rows: Rows,
-    settings: Settings,
-    routing: Routing,
-) -> Array:
-    """The loss of each row, [N] float64, without gradient, in pieces that fit into memory."""
-    found: Sequence[Tensor] = [
-        row_losses(module, parameters, rows.take(slice(at, at + _PIECE)), settings, routing)
-        for at in range(0, len(rows), _PIECE)
-    ]
-    return torch.cat(list(found)).double().cpu().numpy()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxtune.figures import plain
-from onnxtune.training_loop import Epoch
+from onnxtune.settings import Epoch
 from onnxtune.tune_report import in_order, shown_name
 
 _TRAIN, _VALID, _SOFT, _TAKEN, _OTHER, _ORIGINAL = "C0", "C1", "C2", "C3", "C7", "0.4"

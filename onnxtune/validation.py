@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -12,8 +14,9 @@ from onnxtune.data import Table
 from onnxtune.data import load as load_data
 from onnxtune.errors import ArgumentError, DataError
 from onnxtune.preparation import Prepared
-from onnxtune.runtime import input_types
+from onnxtune.runtime import ValueType, input_types
 from onnxtune.tables import shown, to_array
+from onnxtune.weights import sample_weights
 from rewrites.core.rewrite import Array
 
 # What `valid` says for the last rows; no column can be chosen by this name.
@@ -31,10 +34,14 @@ _FORMS = (
 )
 
 
-def given_tables(prepared: Prepared, X: Any, y: Any, valid: Any) -> tuple[Table, Table | None]:
+def given_tables(
+    prepared: Prepared, X: Any, y: Any, valid: Any, weights: Any = None
+) -> tuple[Table, Table | None]:
     """The rows to train on, and those to validate on where they were given.
 
-    Where `valid` names a column, the first table has its `groups`.
+    Where `valid` names a column, the first table has its `groups`; where there are `weights`, a
+    column's name or an array, it has them, and so have the others where they have that column or
+    come as (X, y, weights).
 
     Raises:
         ArgumentError: `valid` is nothing that rows can be held out by.
@@ -43,10 +50,10 @@ def given_tables(prepared: Prepared, X: Any, y: Any, valid: Any) -> tuple[Table,
     inputs = input_types(prepared.source.proto)
     check_batch(inputs, {}, prepared.source.origin)  # training takes them in batches of its own
     if _is_pair(valid):
-        given = load_data(X, inputs, y)
-        return given, load_data(valid[0], inputs, valid[1], origin="the validation data")
+        given = _with_weights(load_data(X, inputs, y, weights=_column(weights)), weights)
+        return given, _beside(valid, inputs, "the validation data", weights)
     if isinstance(valid, tuple):
-        raise ArgumentError("valid must be a share of the rows, or (X, y).")
+        raise ArgumentError("valid must be a share of the rows, (X, y) or (X, y, weights).")
     share = isinstance(valid, Real)
     file = isinstance(valid, str) and valid.lower().endswith(_FILES)
     if file or (share and not 0 < float(valid) < 1):
@@ -54,33 +61,57 @@ def given_tables(prepared: Prepared, X: Any, y: Any, valid: Any) -> tuple[Table,
     if not share and not isinstance(valid, str) and np.ndim(to_array(valid, "valid")) == 0:
         raise ArgumentError(f"{_FORMS}, not a {type(valid).__name__}.")
     groups = valid if isinstance(valid, str) and valid != LAST else None
-    given = load_data(X, inputs, y, groups=groups)
+    given = load_data(X, inputs, y, groups=groups, weights=_column(weights))
+    given = _with_weights(given, weights)
     if given.rows < 10:
         raise DataError(f"{given.rows} rows are too few to train and validate on; give 10 or more.")
     return given, None
 
 
-def reported_table(prepared: Prepared, test: Any, valid: Any) -> Table:
+def reported_table(prepared: Prepared, test: Any, valid: Any, weights: Any = None) -> Table:
     """The rows to report on; a column of groups that `valid` names may be among theirs.
 
     Raises:
         ArgumentError: `test` is no pair.
         DataError: the data do not fit the model.
     """
-    if not isinstance(test, tuple | list) or len(test) != 2:
-        raise ArgumentError("test must be (X, y), such as (path, column).")
+    if not isinstance(test, tuple | list) or len(test) not in (2, 3):
+        raise ArgumentError("test must be (X, y), such as (path, column), or (X, y, weights).")
     inputs = input_types(prepared.source.proto)
-    if isinstance(valid, str) and valid != LAST:
+    groups = valid if isinstance(valid, str) and valid != LAST else None
+    return _beside(test, inputs, "the test data", weights, groups)
+
+
+def _beside(
+    pair: Any, inputs: Sequence[ValueType], origin: str, weights: Any, groups: str | None = None
+) -> Table:
+    """Rows that came apart, (X, y) or (X, y, weights)."""
+    own = pair[2] if len(pair) == 3 else None
+    column = _column(own) or (_column(weights) if own is None else None)
+    for group, weight in ((groups, column), (None, column), (groups, None)):
+        if group is None and weight is None:
+            continue
         try:
-            return load_data(test[0], inputs, test[1], origin="the test data", groups=valid)
+            table = load_data(pair[0], inputs, pair[1], origin=origin, groups=group, weights=weight)
         except DataError:
-            pass  # without such a column
-    return load_data(test[0], inputs, test[1], origin="the test data")
+            continue  # without such a column
+        return _with_weights(table, own)
+    return _with_weights(load_data(pair[0], inputs, pair[1], origin=origin), own)
 
 
-def features(X: Any, y: Any, valid: Any) -> Any:
-    """A DataFrame without its columns of the target and of groups; anything else as it is."""
-    others = [name for name in (y, valid) if isinstance(name, str) and name != LAST]
+def _column(weights: Any) -> str | None:
+    return weights if isinstance(weights, str) else None
+
+
+def _with_weights(table: Table, weights: Any) -> Table:
+    """The table with weights as numbers, those of its column or of an array."""
+    given = table.weights if weights is None or isinstance(weights, str) else weights
+    return table if given is None else replace(table, weights=sample_weights(given, table.rows))
+
+
+def features(X: Any, y: Any, valid: Any, weights: Any = None) -> Any:
+    """A DataFrame without its columns of the target, groups and weights; others as they are."""
+    others = [name for name in (y, valid, weights) if isinstance(name, str) and name != LAST]
     columns = list(getattr(X, "columns", ()))
     if not any(name in columns for name in others):
         return X
@@ -88,10 +119,12 @@ def features(X: Any, y: Any, valid: Any) -> Any:
 
 
 def _is_pair(valid: Any) -> bool:
-    """A tuple of two, or a list of two: (X, y), but for a list of two numbers."""
-    if not isinstance(valid, tuple | list) or len(valid) != 2:
+    """(X, y), (X, y, weights), or a list of two that are no numbers."""
+    if isinstance(valid, tuple):
+        return len(valid) in (2, 3)
+    if not isinstance(valid, list) or len(valid) != 2:
         return False
-    return isinstance(valid, tuple) or not any(isinstance(each, Real | np.bool_) for each in valid)
+    return not any(isinstance(each, Real | np.bool_) for each in valid)
 
 
 def hold_out(

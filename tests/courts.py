@@ -13,7 +13,7 @@ from onnxtune.model import load
 from onnxtune.preparation import prepare
 from onnxtune.problem import Problem, pose, splits
 from onnxtune.result import Candidate, Form
-from onnxtune.training_loop import Settings
+from onnxtune.settings import Settings
 from onnxtune.validation import given_tables
 
 

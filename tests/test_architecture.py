@@ -102,7 +102,8 @@ def test_what_the_layers_import() -> None:
     assert own("onnxtune.model", functions=False) == {"onnxtune.errors"}
     assert own("onnxtune.runtime") == {"onnxtune.errors"}
     assert own("onnxtune.output") == set()
-    own_parts = {"onnxtune.arguments", "onnxtune.errors", "onnxtune.output"}
+    parts = ("arguments", "errors", "output", "tune_options")
+    own_parts = {f"onnxtune.{name}" for name in parts}
     assert own("onnxtune.cli", functions=False) == own_parts
     assert {name for name in FILES if "onnxtune.cli" in own(name)} == {"onnxtune.__main__"}
 
@@ -128,15 +129,16 @@ def test_the_parts_of_tuning() -> None:
     def of(*names: str) -> set[str]:
         return {f"onnxtune.{name}" for name in names}
 
-    run = of("candidates", "outcome", "tuning")
-    before = ("problem", "judging", "folds", "validation", "targets", "losses", "training_loop")
+    run = of("candidates", "outcome", "turns", "tuning")
+    before = ("problem", "judging", "folds", "validation", "targets", "losses", "training_loop",
+              "row_losses", "row_order", "settings", "checkpoint", "weights")  # fmt: skip
     models = ("scaling", "centring", "random_start", "smaller", "resizing", "companion")
     for name in (*before, *models):
         assert not own(f"onnxtune.{name}") & run, name
     for name in before:
         assert not own(f"onnxtune.{name}") & of(*models), name
     users = {name for name in FILES if "onnxtune.candidates" in own(name)}
-    assert users == of("outcome", "tuning")
+    assert users == of("outcome", "turns", "tuning")
     # A network's graph and its training need nothing of the models beside it.
     net = own("onnxtune.companion_net") | own("onnxtune.companion_graph")
     assert not net & (run | of("companion", "judging", "problem", "torch_module"))
@@ -204,7 +206,7 @@ def test_errors() -> None:
 OTHER_ERRORS = {
     ("onnxtune", "AttributeError"),
     ("onnxtune.__main__", "SystemExit"),
-    ("onnxtune.arguments", "argparse.ArgumentTypeError"),
+    ("onnxtune.tune_options", "argparse.ArgumentTypeError"),
     ("onnxtune.output", "TypeError"),
     ("onnxtune.output", "ValueError"),
 }

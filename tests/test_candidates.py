@@ -23,9 +23,9 @@ from onnxtune.judging import best
 from onnxtune.links import Source
 from onnxtune.losses import Output, choose_loss
 from onnxtune.result import FORMS, Candidate, TuneResult, Verdict
+from onnxtune.row_losses import expected_loss
 from onnxtune.runtime import run
 from onnxtune.smaller import _first_of_each, as_target
-from onnxtune.training_loop import expected_loss
 from onnxtune.tuning import tune
 
 BOOSTING, CLASSES = "regression boosting", "boosting of three"
@@ -332,6 +332,10 @@ def test_a_frozen_scaler_keeps_scaled_rows(monkeypatch: pytest.MonkeyPatch) -> N
     assert module.tensors()["TreeEnsembleRegressor/thresholds"].grad.any()
 
     monkeypatch.setattr(caching, "memory_at_hand", lambda: 0)
+    _, disk, _ = settled(BOOSTING, "TreeEnsemble", "straight-through")
+    torch.testing.assert_close(disk.values, held.values, rtol=0, atol=0)
+    assert disk.cost.disk_bytes == disk.cost.bytes == held.cost.bytes > held.cost.disk_bytes == 0
+    monkeypatch.setattr(caching, "disk_at_hand", lambda: 0)
     _, plain, inputs = settled(BOOSTING, "TreeEnsemble", "straight-through")
     assert not plain.border.caches
     assert all(one is other for one, other in zip(plain.values, inputs, strict=True))
@@ -342,7 +346,7 @@ def test_losses_are_the_same_without_the_cache(
     routing: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
-    for memory in (2**40, 0):
+    for memory in (2**40, 0):  # the second one on disk
         monkeypatch.setattr(caching, "memory_at_hand", lambda memory=memory: memory)
         train, valid, _ = data_of(BOOSTING)
         found.append(
@@ -353,7 +357,7 @@ def test_losses_are_the_same_without_the_cache(
     for one, other in zip(kept.history, plain.history, strict=True):
         assert (one.train, one.valid) == (pytest.approx(other.train), pytest.approx(other.valid))
     rows, width = kept.report["prefix"]["rows"], 30 if routing == "leaves" else 10
-    assert kept.report["prefix"]["bytes"] == 4 * rows * width
+    assert kept.report["cache"]["bytes"] == 4 * rows * width
     for name, value in kept.tensors.items():
         np.testing.assert_allclose(value, plain.tensors[name], rtol=1e-5, atol=1e-6)
 

@@ -20,11 +20,11 @@ from onnxtune.export import native
 from onnxtune.links import Link, Source
 from onnxtune.losses import LOSSES, Loss, Output, choose_loss
 from onnxtune.number_losses import SMALLEST_RATE
+from onnxtune.row_losses import expected_loss
 from onnxtune.runtime import run
 from onnxtune.scaling import scaled
 from onnxtune.smaller import as_target
 from onnxtune.targets import target_for
-from onnxtune.training_loop import expected_loss
 from onnxtune.tuning import tune
 
 ROWS = 40

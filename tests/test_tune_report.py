@@ -18,7 +18,7 @@ from onnxtune.errors import ArgumentError
 from onnxtune.reliability import curve
 from onnxtune.result import TuneResult
 from onnxtune.runtime import run
-from onnxtune.training_loop import Epoch
+from onnxtune.settings import Epoch
 from onnxtune.tune_report import text
 from onnxtune.tuning import tune
 
