@@ -169,6 +169,10 @@ def tune(
         check_choice("sampling", sampling, SAMPLINGS)
     if not callable(order):
         check_choice("order", order, ORDERS)
+    if callable(order) and sampling is not None:
+        raise ArgumentError(
+            "sampling and an order of one's own exclude each other; draw the rows in the order."
+        )
     check_callable(augment=augment, on_epoch=on_epoch)
     if resume and checkpoint is None:
         raise ArgumentError("resume needs the checkpoint folder of the run; give checkpoint=.")
@@ -187,6 +191,7 @@ def tune(
     target = np.concatenate([part.valid.target for part in parts])
     warn_of_doubt(target, problem.loss, problem.labels)
     original = problem.original
+    freeze = [freeze] if isinstance(freeze, str) else sorted(set(freeze))
     trained = trainable(original, routing == "leaves", freeze)
     asked = {
         "routing": routing,
