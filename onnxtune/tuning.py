@@ -265,7 +265,7 @@ def tune(
                 )
 
             found = in_turns(task_of, parts, routing, float(max_size))
-            run, taken = found.run, found.taken
+            run, taken, done = found.run, found.taken, parts[: found.turns]
             beneath = taken["hard"]
             # A part of the trees that is refused is not made up for by all of them and a network.
             fits = max_size >= 1 or (beneath is not None and beneath.size < 1)
@@ -278,6 +278,6 @@ def tune(
                     taken["hard"], beneath = beside, own
             asked |= {"threads": count, "interrupted": stop.interrupted}
             result = outcome(
-                problem, parts, trained, found.court, run, taken, beneath, asked, started
+                problem, done, trained, found.court, run, taken, beneath, asked, started
             )
             return result if before is None else with_metrics(result, before)

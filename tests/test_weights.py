@@ -121,7 +121,7 @@ def test_wrong_weights_are_named(weights: Any, message: str) -> None:
 def test_a_part_without_weight_is_named() -> None:
     with pytest.raises(ArgumentError, match="leave a part of the rows without any"):
         row_weights(np.zeros(3), None, np.zeros(3))
-    (X, y), valid, _ = data_of("logistic")
+    (X, y), _, _ = data_of("logistic")
     with pytest.raises(ArgumentError, match="leave a part of the rows without any"):
         # The validation rows are the last ones.
         tuned(X, y, valid="last", sample_weight=1.0 * (np.arange(len(X)) < 100))
