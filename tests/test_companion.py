@@ -313,7 +313,7 @@ def shifted(proto: onnx.ModelProto, by: float) -> onnx.ModelProto:
 def test_it_must_gain_on_what_is_taken_without_it() -> None:
     court, found, helps = judged("numbers")
     assert helps and found.name == NAME
-    for key, number in asdict(court.verdict(found.losses)).items():
+    for key, number in asdict(court.verdict(found.losses, found.size)).items():
         assert asdict(found.verdict)[key] == pytest.approx(number, rel=1e-4)
     better = tuned("numbers").model()
     _, beside, helps = judged("numbers", fixed(better))
