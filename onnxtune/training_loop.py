@@ -219,7 +219,8 @@ class _State:
         try:
             self._take(*found)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise slot.unreadable(error) from None
+            wrong = slot.unreadable(error)
+            raise wrong from None
 
     @torch.no_grad()
     def _take(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
