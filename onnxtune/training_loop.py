@@ -118,30 +118,43 @@ def train(
 
 def _pass(module: OnnxModule, state: _State, rows: Rows, number: int) -> float | None:
     """One pass over the rows: their mean loss; None where it was cut short."""
-    settings, training, parameters = state.settings, state.training, state.parameters
+    settings, training = state.settings, state.training
     device = rows.target.device
-    half = (
-        torch.autocast(device.type, settings.precision)
-        if settings.precision is not None
-        else contextlib.nullcontext()
-    )
     state.set_rates(number)
     order = training.order.rows(number, state.generator)
     total = torch.zeros((), dtype=torch.float64, device=device)
     for batch in torch.split(order, settings.batch_size):
         if settings.stop.asked:
             return None
-        state.optimizer.zero_grad()
         part = rows.take(batch.to(device))
-        with half:
-            mean = row_losses(module, parameters, part, settings, training.routing).mean()
-        mean.backward()  # type: ignore[no-untyped-call]
-        total += mean.detach() * len(batch)
-        _drop_undefined(parameters)
-        if settings.clip is not None:
-            torch.nn.utils.clip_grad_norm_([p.delta for p in parameters.values()], settings.clip)
-        state.optimizer.step()
+        mean = step(module, state.parameters, state.optimizer, part, settings, training.routing)
+        total += mean * len(batch)
     return float(total) / len(order)
+
+
+def step(
+    module: OnnxModule,
+    parameters: Mapping[str, Parameter],
+    optimizer: torch.optim.Optimizer,
+    rows: Rows,
+    settings: Settings,
+    routing: Routing,
+) -> Tensor:
+    """Move the parameters once, on all of the rows; returns the mean loss before, a scalar."""
+    half = (
+        torch.autocast(rows.target.device.type, settings.precision)
+        if settings.precision is not None
+        else contextlib.nullcontext()
+    )
+    optimizer.zero_grad()
+    with half:
+        mean = row_losses(module, parameters, rows, settings, routing).mean()
+    mean.backward()  # type: ignore[no-untyped-call]
+    _drop_undefined(parameters)
+    if settings.clip is not None:
+        torch.nn.utils.clip_grad_norm_([p.delta for p in parameters.values()], settings.clip)
+    optimizer.step()
+    return mean.detach()
 
 
 def _drop_undefined(parameters: Mapping[str, Parameter]) -> None:

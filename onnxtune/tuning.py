@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +18,7 @@ from onnxtune.checkpoint import data_fingerprint, described, open_checkpoint
 from onnxtune.companion import accompanied, check_companion
 from onnxtune.conversion import check_temperature
 from onnxtune.errors import ArgumentError
+from onnxtune.inner_outputs import with_inner
 from onnxtune.interruption import stoppable
 from onnxtune.judging import convene
 from onnxtune.losses import RowLoss
@@ -112,7 +116,8 @@ def tune(
             "gamma" or "tweedie", with a parameter such as "pinball(0.9)"; a callable
             (output [N, K], target) -> [N]; or "auto": the log loss for class probabilities,
             Poisson behind an Exp, else squared.
-        output: which float output to tune, where there are several.
+        output: which float output to tune, where there are several; or any float tensor inside
+            the graph, toward a target of its own.
         target_transform: "log1p", "log", "sqrt" or "asinh", for a model that was fitted on that of
             the target: it is compared with that, and the written graph ends in the inverse.
         sample_weight: how much each row counts: numbers from 0, or the name of a column.
@@ -154,6 +159,7 @@ def tune(
         ArgumentError: an argument has no such value, or the checkpoint is of another run.
         UnsupportedError: nothing can be tuned; the message names the node in the way.
     """
+    asked_for = dict(locals())
     started = time.perf_counter()
     check_whole(epochs=epochs, patience=patience, batch_size=batch_size)
     if threads != "auto":
@@ -175,6 +181,8 @@ def tune(
     scorers = named_scorers(metrics)
     width = check_temperature(temperature)
     prepared = prepare(check_native(load(model, features(X, y, valid, sample_weight))))
+    inner = None if output is None else with_inner(prepared, output)
+    prepared = inner or prepared
     given, apart = given_tables(prepared, X, y, valid, sample_weight)
     tested = None if test is None else reported_table(prepared, test, valid, sample_weight)
     problem = pose(prepared, given, output, loss, target_transform, width, device_of(device))
@@ -275,4 +283,14 @@ def tune(
             result = outcome(
                 problem, parts, trained, found.court, run, taken, beneath, asked, started
             )
-            return result if before is None else with_metrics(result, before)
+            if before is not None:
+                result = with_metrics(result, before)
+    again = {k: v for k, v in asked_for.items() if _holds_for_others(k, v)}
+    return replace(result, inner=None if inner is None else output, again=partial(tune, **again))
+
+
+def _holds_for_others(name: str, value: Any) -> bool:
+    """Whether an argument says something of other rows as well."""
+    if name in ("valid", "sample_weight"):
+        return isinstance(value, str | Real)
+    return name not in ("model", "X", "y", "test", "checkpoint", "resume")
