@@ -35,6 +35,7 @@ CHECKS = (
     "harden is the identity",
     "two instances do not collide",
     "soft converges to hard",
+    "no rows",
 )
 
 
@@ -79,7 +80,7 @@ def test_hard_form_equals_onnxruntime(rewrite: Rewrite, case: Case) -> None:
     model = model_of(case, CHECKS[0])
     hard = convert(model, form="hard")
     feed = rows_of(model)
-    for count in (None, 1, 0):
+    for count in (None, 1) if "no rows" in case.skips else (None, 1, 0):
         part = {name: array[:count] for name, array in feed.items()}
         expected, found = run(model, part), run(hard, part)
         assert list(expected) == list(found)
@@ -191,9 +192,10 @@ def twice(model: onnx.ModelProto) -> onnx.ModelProto:
             for place, name in enumerate(names):
                 if name and name not in kept:
                     names[place] = f"{name}_again"
-    for value in copied.output:
+    for value in (*copied.output, *copied.initializer):
         value.name += "_again"
     both.graph.node.extend(copied.node)
+    both.graph.initializer.extend(copied.initializer)
     both.graph.output.extend(copied.output)
     return both
 
