@@ -36,7 +36,7 @@ def _widths(spread: Array | None) -> Array:
 
 
 def soften(node: ir.Node, builder: Builder) -> Sequence[ir.Value]:
-    """A step, or a sigmoid of the distance; NaN is below every threshold."""
+    """A step, or a sigmoid of the distance; NaN, which the kernel refuses, is not above."""
     x = builder.as_float(node.inputs[0])
     if "threshold" not in builder.tensors:
         return [_step(builder, x, builder.constant("threshold", _threshold(node)))]

@@ -105,12 +105,16 @@ def tensors(node: ir.Node, spread: Array | None) -> dict[str, Tensor]:
     table = _read(node)
     if not isinstance(table.values, np.ndarray) or table.values.dtype.kind != "f":
         return {}
-    size = float(np.std(table.values)) or float(np.abs(table.values).max()) or 1.0
-    unit = size if np.isfinite(size) else 1.0
-    declared = {"values": Tensor(table.values, "offsets", unit)}
+    finite = table.values[np.isfinite(table.values)].astype(np.float64)
+    size = float(np.std(finite)) or float(np.abs(finite).max()) if len(finite) else 0.0
+    held = {"values": table.values}
     if table.default_name is not None:
-        declared["default"] = Tensor(np.asarray(table.default), "offsets", unit)
-    return declared
+        held["default"] = np.asarray(table.default)
+    # NaN and infinities do not move.
+    return {
+        role: Tensor(value, "offsets", np.where(np.isfinite(value), size or 1.0, 0.0))
+        for role, value in held.items()
+    }
 
 
 def soften(node: ir.Node, builder: Builder) -> Sequence[ir.Value]:
