@@ -267,12 +267,16 @@ class _Graph:
                 roles[name] = "core"
             elif name in before:
                 stops = name in self.refused or (
-                    not self._paths[name] and self._carries_learned(name)
+                    not self._passes(name) and self._carries_learned(name)
                 )
                 roles[name] = "cut" if stops else "prefix"
             else:
                 roles[name] = "tail"
         return roles
+
+    def _passes(self, name: str) -> bool:
+        """Whether a gradient flows from an output of a node to an input."""
+        return any(source is not None for source, _ in self._paths[name])
 
     def _carries_learned(self, name: str) -> bool:
         upstream = self._before(self.inputs[name])
@@ -282,13 +286,9 @@ class _Graph:
         """Why nothing can be tuned, naming the node in the way."""
         if self.refused:
             return next(iter(self.refused.values()))
-        opaque = [
-            node
-            for name, node in self.nodes.items()
-            if not self._paths[name] and node.domain not in ("", "ai.onnx")
-        ]
-        unknown = (node for node in opaque if rewrite_of(self.prepared, node) is None)
-        blocking = next(unknown, None)
+        stops = [node for name, node in self.nodes.items() if not self._passes(name)]
+        opaque = [node for node in stops if node.domain not in ("", "ai.onnx")]
+        blocking = next((node for node in opaque if find(node.domain, node.op_type) is None), None)
         if blocking is not None:
             return (
                 f"{blocking.op_type} '{blocking.name}' has no rewrite. "
@@ -296,7 +296,6 @@ class _Graph:
             )
         if not self.holders:
             return "the model holds no learned tensors."
-        stops = [node for name, node in self.nodes.items() if not self._paths[name]]
         if not stops:
             return "no learned tensor stands before the output."
         names = ", ".join(f"{node.op_type} '{node.name}'" for node in stops[:3])
