@@ -38,7 +38,7 @@ def _compared(builder: Builder, x: ir.Value, known: Array, order: Array) -> ir.V
     axis = builder.constant("last_axis", [-1], np.int64)
     equal = builder.op("Equal", builder.op("Unsqueeze", x, axis), builder.constant("keys", known))
     flags = builder.op("Cast", equal, to=int(ir.DataType.FLOAT))
-    # ReduceSum leaves the axis where there are no rows, and MatMul with a vector fails.
+    # Without rows ReduceSum leaves an axis counted from the end, and MatMul refuses a vector.
     place = builder.op("MatMul", flags, builder.constant("places", order[:, None], np.float32))
     return builder.op("Cast", builder.op("Squeeze", place, axis), to=int(ir.DataType.INT64))
 
