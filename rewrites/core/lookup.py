@@ -9,7 +9,10 @@ from rewrites.core.builder import Builder
 from rewrites.core.rewrite import Array
 
 # Up to so many keys each is compared with; beyond, a binary search is faster and needs less memory.
-_MOST_COMPARED = 64
+_MOST_COMPARED = 32
+
+# Whole keys that span so many numbers, or this many times their own count, are a table of the span.
+_SPAN, _TIMES = 1024, 4
 
 
 def places(builder: Builder, x: ir.Value, keys: Array, nan_is_a_key: bool = True) -> ir.Value:
@@ -25,12 +28,33 @@ def places(builder: Builder, x: ir.Value, keys: Array, nan_is_a_key: bool = True
     numbers = np.flatnonzero(~missing)
     known, first = np.unique(keys[numbers], return_index=True)
     order = numbers[first] + 1
-    compared = order.max(initial=0) <= _MOST_COMPARED
-    place = (_compared if compared else _searched)(builder, x, known, order)
+    how = _compared if order.max(initial=0) <= _MOST_COMPARED else _searched
+    place = (_picked if _is_dense(known) else how)(builder, x, known, order)
     if missing.any() and nan_is_a_key:
         own = builder.constant("nan_place", np.flatnonzero(missing)[0] + 1, np.int64)
         place = builder.op("Where", builder.op("IsNaN", x), own, place)
     return place
+
+
+def _is_dense(known: Array) -> bool:
+    if known.dtype.kind != "i":
+        return False
+    low, high = int(known[0]), int(known[-1])
+    inside = low > np.iinfo(known.dtype).min and high < np.iinfo(known.dtype).max
+    return inside and high - low < max(_SPAN, _TIMES * len(known))
+
+
+def _picked(builder: Builder, x: ir.Value, known: Array, order: Array) -> ir.Value:
+    """The distance from the number below all keys, in a table with no place at both ends."""
+    below, above = int(known[0]) - 1, int(known[-1]) + 1
+    table = np.zeros(above - below + 1, np.int64)
+    table[known - below] = order
+    low, high = (
+        builder.constant(role, end, known.dtype)
+        for role, end in (("below", below), ("above", above))
+    )
+    distance = builder.op("Sub", builder.op("Clip", x, low, high), low)
+    return builder.op("Gather", builder.constant("places", table), distance, axis=0)
 
 
 def _compared(builder: Builder, x: ir.Value, known: Array, order: Array) -> ir.Value:
