@@ -31,8 +31,11 @@ _INPUTS: dict[str, tuple[int, ...] | None] = {
 }
 
 
-def gradient_paths(node: onnx.NodeProto) -> list[tuple[int, int]]:
-    """(input, output) places of a node between which a gradient flows; empty where none does."""
+def gradient_paths(node: onnx.NodeProto) -> list[tuple[int | None, int]]:
+    """(input, output) places of a node between which a gradient flows; empty where none does.
+
+    The input is None where only tensors of the node's own, in its attributes, reach the output.
+    """
     if node.domain in STANDARD_DOMAINS:
         if node.op_type not in _INPUTS:
             return []
@@ -40,4 +43,8 @@ def gradient_paths(node: onnx.NodeProto) -> list[tuple[int, int]]:
         places = range(len(node.input)) if wanted is None else wanted
         return [(i, o) for i in places if i < len(node.input) for o in range(len(node.output))]
     rewrite = find(node.domain, node.op_type)
-    return [] if rewrite is None else list(rewrite.differentiable)
+    if rewrite is None:
+        return []
+    if rewrite.differentiable == "every input":
+        return [(place, 0) for place in range(len(node.input))]
+    return list(rewrite.differentiable)

@@ -170,6 +170,9 @@ def _with_numbers(
     attributes = dict(node.attributes)
     for name, values in after.items():
         own = name if name in attributes else f"{name}_as_tensor"
+        if own not in attributes:
+            attributes[name] = ir.AttrFloat32(name, float(np.ravel(values)[0]))
+            continue
         attribute = attributes[own]
         tensor = attribute.type == ir.AttributeType.TENSOR
         held = attribute.as_tensor().numpy() if tensor else numbers(node, own, np.float32)
@@ -189,11 +192,18 @@ def _with_numbers(
 
 
 def _overwrite(node: onnx.NodeProto, name: str, before: Array, after: Array) -> None:
-    """Write the numbers of an attribute that differ from the untouched ones."""
+    """Write the numbers of an attribute that differ from the untouched ones.
+
+    One that is not there is a single number, whose default stands for it.
+    """
     attributes = {attribute.name: attribute for attribute in node.attribute}
-    if name in attributes and attributes[name].type == onnx.AttributeProto.FLOAT:
+    absent = name not in attributes and f"{name}_as_tensor" not in attributes
+    if absent or (name in attributes and attributes[name].type == onnx.AttributeProto.FLOAT):
         if _differs(np.asarray(before), np.asarray(after)).any():
-            attributes[name].f = float(np.ravel(after)[0])
+            number = onnx.helper.make_attribute(name, float(np.ravel(after)[0]))
+            if absent:
+                attributes[name] = node.attribute.add()
+            attributes[name].CopyFrom(number)
         return
     if name in attributes and attributes[name].type == onnx.AttributeProto.FLOATS:
         attribute = attributes[name]

@@ -11,7 +11,7 @@ import onnx
 from onnxtune import output
 from onnxtune.conversion import serving_for
 from onnxtune.errors import OnnxTuneError, UnsupportedError
-from onnxtune.learned import ir_node, is_learned, node_tensors, tensor_value
+from onnxtune.learned import ir_node, is_learned, node_tensors, rewrite_of, tensor_value
 from onnxtune.model import ModelLike, load
 from onnxtune.partition import Partition, Role, partition
 from onnxtune.preparation import Prepared, prepare
@@ -201,7 +201,7 @@ def _node(
         name=node.name,
         operator=f"{domain}{node.op_type}",
         role="tail" if cut is None else cut.roles[node.name],
-        handling=_handling(node, refused),
+        handling=_handling(prepared, node, refused),
         tensors=tensors,
         parameters=sum(int(np.prod(shape)) for shape in tensors.values()),
         trees=None if refused else _trees(prepared, node, serving),
@@ -224,12 +224,13 @@ def _trees(prepared: Prepared, node: onnx.NodeProto, serving: Serving) -> TreeRe
     )
 
 
-def _handling(node: onnx.NodeProto, refused: str | None) -> str:
+def _handling(prepared: Prepared, node: onnx.NodeProto, refused: str | None) -> str:
     if refused is not None:
         return f"stays: {refused}"
     if node.domain in STANDARD_DOMAINS:
         return "standard"
-    rewrite = find(node.domain, node.op_type)
-    if rewrite is None:
+    if find(node.domain, node.op_type) is None:
         return "stays: no rewrite"
-    return "stays: no standard form" if rewrite.soften is None else "rewritten"
+    rewrite = rewrite_of(prepared, node)
+    stays = rewrite is None or rewrite.soften is None
+    return "stays: no standard form" if stays else "rewritten"

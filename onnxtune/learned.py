@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from onnxtune.preparation import Prepared
 from rewrites.core.attributes import long_list
 from rewrites.core.registry import find
-from rewrites.core.rewrite import Array, Tensor
+from rewrites.core.rewrite import Array, Rewrite, Tensor
 
 # What was read of a model, for as long as it lives.
 _NODES: WeakKeyDictionary[Prepared, dict[str, ir.Node]] = WeakKeyDictionary()
@@ -24,6 +24,13 @@ def is_learned(tensor: onnx.TensorProto) -> bool:
     return tensor.data_type in floats and int(np.prod(tensor.dims)) > 1
 
 
+def rewrite_of(prepared: Prepared, node: onnx.NodeProto) -> Rewrite | None:
+    """The rewrite of a node's operator; None where there is none, or none for this node."""
+    rewrite = find(node.domain, node.op_type)
+    covered = rewrite is not None and rewrite.covers(ir_node(prepared, node))
+    return rewrite if covered else None
+
+
 def node_tensors(
     prepared: Prepared, node: onnx.NodeProto, spread: Array | None = None
 ) -> dict[str, Tensor]:
@@ -32,7 +39,7 @@ def node_tensors(
     Raises:
         UnsupportedError: the rewrite cannot handle the node.
     """
-    rewrite = find(node.domain, node.op_type)
+    rewrite = rewrite_of(prepared, node)
     if rewrite is None:
         return {}
     tensors = rewrite.tensors(ir_node(prepared, node), spread)
@@ -63,7 +70,8 @@ def _ir_node(prepared: Prepared, node: onnx.NodeProto, name: str) -> ir.Node:
         known = prepared.type_of(read)
         typed = known.kind.startswith("tensor(") and not known.is_string
         kind = ir.TensorType(ir.DataType.from_numpy(known.dtype)) if typed else None
-        inputs.append(ir.Value(name=read, type=kind) if read else None)
+        shape = None if known.shape is None else ir.Shape(known.shape)
+        inputs.append(ir.Value(name=read, type=kind, shape=shape) if read else None)
     attributes = [
         long_list(attribute) or ir.serde.deserialize_attribute(attribute)
         for attribute in node.attribute

@@ -16,7 +16,7 @@ import onnx
 from onnxtune.copying import without_long_lists
 from onnxtune.differentiability import gradient_paths
 from onnxtune.errors import ArgumentError, OnnxTuneError, UnsupportedError
-from onnxtune.learned import is_learned, node_tensors
+from onnxtune.learned import is_learned, node_tensors, rewrite_of
 from onnxtune.preparation import Prepared, value_info
 from onnxtune.runtime import ValueType
 from rewrites.core.registry import find
@@ -153,7 +153,7 @@ class _Graph:
         self.refused: dict[str, str] = {}
         self.holders: dict[str, list[str]] = {}
         self.values_of: dict[str, list[str]] = {}
-        self._paths: dict[str, list[tuple[int, int]]] = {}
+        self._paths: dict[str, list[tuple[int | None, int]]] = {}
         self._find_tensors()
 
     def _find_tensors(self) -> None:
@@ -161,9 +161,10 @@ class _Graph:
         for name, node in self.nodes.items():
             paths = gradient_paths(node)
             roles: Iterable[str] = ()
-            rewrite = find(node.domain, node.op_type)
-            if rewrite is not None:
+            if find(node.domain, node.op_type) is not None:
                 try:
+                    if rewrite_of(self.prepared, node) is None:
+                        paths = []
                     roles = node_tensors(self.prepared, node)
                 except OnnxTuneError as error:
                     self.refused[name] = str(error)
@@ -173,7 +174,7 @@ class _Graph:
             for role in roles:
                 self._hold(role, name, makes)
             for place, _ in paths:
-                read = node.input[place] if place < len(node.input) else ""
+                read = "" if place is None or place >= len(node.input) else node.input[place]
                 if read in self.initializers and is_learned(self.initializers[read]):
                     self._hold(read, name, makes)
 
@@ -211,7 +212,7 @@ class _Graph:
                 continue
             node = self.nodes[name]
             for source, target in self._paths[name]:
-                if source >= len(node.input) or node.output[target] != value:
+                if source is None or source >= len(node.input) or node.output[target] != value:
                     continue
                 read = node.input[source]
                 if read and read not in reached and self._is_float(read):
@@ -266,12 +267,16 @@ class _Graph:
                 roles[name] = "core"
             elif name in before:
                 stops = name in self.refused or (
-                    not self._paths[name] and self._carries_learned(name)
+                    not self._passes(name) and self._carries_learned(name)
                 )
                 roles[name] = "cut" if stops else "prefix"
             else:
                 roles[name] = "tail"
         return roles
+
+    def _passes(self, name: str) -> bool:
+        """Whether a gradient flows from an output of a node to an input."""
+        return any(source is not None for source, _ in self._paths[name])
 
     def _carries_learned(self, name: str) -> bool:
         upstream = self._before(self.inputs[name])
@@ -281,11 +286,8 @@ class _Graph:
         """Why nothing can be tuned, naming the node in the way."""
         if self.refused:
             return next(iter(self.refused.values()))
-        opaque = [
-            node
-            for name, node in self.nodes.items()
-            if not self._paths[name] and node.domain not in ("", "ai.onnx")
-        ]
+        stops = [node for name, node in self.nodes.items() if not self._passes(name)]
+        opaque = [node for node in stops if node.domain not in ("", "ai.onnx")]
         blocking = next((node for node in opaque if find(node.domain, node.op_type) is None), None)
         if blocking is not None:
             return (
@@ -294,7 +296,6 @@ class _Graph:
             )
         if not self.holders:
             return "the model holds no learned tensors."
-        stops = [node for name, node in self.nodes.items() if not self._paths[name]]
         if not stops:
             return "no learned tensor stands before the output."
         names = ", ".join(f"{node.op_type} '{node.name}'" for node in stops[:3])

@@ -24,10 +24,10 @@ def test_every_node_has_a_role_and_a_handling() -> None:
     assert report.note is None
 
 
-def test_encoders_are_named_as_prefix_without_rewrite() -> None:
+def test_encoders_of_words_are_named_as_prefix() -> None:
     report = inspect(mixed()[0])
     encoder = next(node for node in report.nodes if node.operator.endswith("OneHotEncoder"))
-    assert (encoder.role, encoder.handling) == ("prefix", "stays: no rewrite")
+    assert (encoder.role, encoder.handling) == ("prefix", "stays: no standard form")
     assert set(report.inputs) == {"colour", "shape", "size", "weight"}
     assert report.inputs["colour"] == "string[N, 1]"
 
