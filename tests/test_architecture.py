@@ -22,11 +22,15 @@ import rewrites.errors
 
 PACKAGES = (Path(onnxtune.__file__).parent, Path(rewrites.__file__).parent)
 INTERFACE = {
+    "MLflowWriter",
     "OnnxTuneError",
+    "TensorBoardWriter",
+    "Tuner",
     "__version__",
     "bench",
     "convert",
     "inspect",
+    "replace_head",
     "to_torch",
     "tune",
     "verify",
