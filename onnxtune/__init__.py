@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onnxtune.benchmark import bench
     from onnxtune.conversion import convert
     from onnxtune.errors import OnnxTuneError
+    from onnxtune.estimators import to_onnx
     from onnxtune.inspection import inspect
     from onnxtune.torch_module import to_torch
     from onnxtune.tuning import tune
@@ -26,6 +27,7 @@ __all__ = [
     "bench",
     "convert",
     "inspect",
+    "to_onnx",
     "to_torch",
     "tune",
     "verify",
@@ -38,6 +40,7 @@ _HOMES = {
     "bench": "benchmark",
     "convert": "conversion",
     "inspect": "inspection",
+    "to_onnx": "estimators",
     "to_torch": "torch_module",
     "tune": "tuning",
     "verify": "verification",

@@ -125,7 +125,7 @@ def _shapes(node: NodeReport) -> str:
 
 def inspect(
     model: ModelLike,
-    data: Any = None,
+    sample: Any = None,
     *,
     trees: TreeForm | Literal["auto"] = "auto",
     batch_size: int = 1000,
@@ -135,7 +135,8 @@ def inspect(
 
     Args:
         model: a path, bytes, an `onnx.ModelProto` or a fitted estimator.
-        data: rows like those an estimator was fitted on, where it needs them to be exported.
+        sample: rows like those an estimator was fitted on, to tell the types of its columns and to
+            compare its export on.
         trees: the form of hard trees to forecast, as `convert` takes it.
         batch_size: rows a call, for that forecast.
         provider: "cpu" or "cuda", likewise.
@@ -146,7 +147,7 @@ def inspect(
         UnsupportedError: the trees take more memory in the form that was asked for than is at hand.
     """
     serving = serving_for(trees, batch_size, provider)
-    prepared = prepare(load(model, data))
+    prepared = prepare(load(model, sample))
     cut: Partition | None = None
     note = None
     try:

@@ -27,6 +27,7 @@ INTERFACE = {
     "bench",
     "convert",
     "inspect",
+    "to_onnx",
     "to_torch",
     "tune",
     "verify",
