@@ -13,10 +13,12 @@ import onnx
 from skl2onnx import convert_sklearn
 from skl2onnx.common import data_types
 from sklearn.base import is_classifier
+from sklearn.compose import ColumnTransformer
 
 from onnxtune import boosting, converters
 from onnxtune.errors import ModelError, OnnxTuneError, UnsupportedError
 from onnxtune.estimator_rows import FLOAT, INT64, STRING
+from onnxtune.members import members
 from onnxtune.runtime import ValueType, one_line, output_types
 
 # Old enough for the runtimes in use; the newer one is for converters that refuse it.
@@ -192,15 +194,21 @@ def _refusal(estimator: Any, error: Exception) -> str:
             "model by another tool and pass the file."
         )
     advice = "Replace that step, or export the model by another tool and pass the file."
+    encode = "Encode its categories in a step before it (OrdinalEncoder or OneHotEncoder)."
     if "1 input(s) is(are) supported" in str(error):
+        columns = any(isinstance(member, ColumnTransformer) for member in members(estimator))
         advice = (
-            f"Put the ColumnTransformer before it: make_pipeline(columns, {name}(...)) in the "
-            f"place of {name}(make_pipeline(columns, ...))."
+            encode
+            if not columns
+            else (
+                f"Put the ColumnTransformer before it: make_pipeline(columns, {name}(...)) in the "
+                f"place of {name}(make_pipeline(columns, ...))."
+            )
         )
     elif "gbtree_model_param" in str(error):
         advice = "Of XGBoost only booster='gbtree' has an export: fit it with that."
     elif "must be object or string" in str(error) or "categorical" in str(error).lower():
-        advice = "Encode its categories in a step before it (OrdinalEncoder or OneHotEncoder)."
+        advice = encode
     return f"{name}: {exporter} cannot export it: {reason(error)}. {advice}"
 
 

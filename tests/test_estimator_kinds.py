@@ -293,7 +293,11 @@ REFUSED: dict[str, tuple[Kind, type[Exception], str]] = {
         UnsupportedError,
         "no converter for it. Replace NearestCentroid, register a converter",
     ),
-    "chain": (Kind(lambda: ClassifierChain(linear()), X, np.c_[CLASSES > 0, CLASSES > 1]), UnsupportedError, "no conv"),
+    "chain": (
+        Kind(lambda: ClassifierChain(linear()), X, np.c_[CLASSES > 0, CLASSES > 1]),
+        UnsupportedError,
+        "no conv",
+    ),
     "threshold": (
         Kind(lambda: FixedThresholdClassifier(linear(), threshold=0.3), X, CLASSES > 0),
         UnsupportedError,
