@@ -201,15 +201,16 @@ WORKING = {
     "XGBoost with NaN": Kind("XGBRegressor", HOLES, Y),
     "CatBoost": Kind("CatBoostClassifier", X, CLASSES),
     "CatBoost with NaN": Kind("CatBoostRegressor", HOLES, Y),
-    "columns, logistic regression": Kind(lambda: mixed(linear()), FRAME, ANSWER),
-    "columns, forest": Kind(lambda: mixed(forest()), FRAME, ANSWER),
-    "columns, LightGBM": Kind(lambda: mixed(boosted("LGBMClassifier")), FRAME, ANSWER),
-    "columns, XGBoost": Kind(lambda: mixed(boosted("XGBClassifier")), FRAME, ANSWER),
-    "columns, CatBoost": Kind(lambda: mixed(boosted("CatBoostClassifier")), FRAME, ANSWER),
+    "columns, logistic regression": Kind(lambda: mixed(linear()), FRAME, ANSWER, "some"),
+    "columns, forest": Kind(lambda: mixed(forest()), FRAME, ANSWER, "some"),
+    "columns, LightGBM": Kind(lambda: mixed(boosted("LGBMClassifier")), FRAME, ANSWER, "some"),
+    "columns, XGBoost": Kind(lambda: mixed(boosted("XGBClassifier")), FRAME, ANSWER, "some"),
+    "columns, CatBoost": Kind(lambda: mixed(boosted("CatBoostClassifier")), FRAME, ANSWER, "some"),
     "columns, vote of libraries": Kind(
         lambda: mixed(VotingClassifier(pair("LGBMClassifier", "XGBClassifier"), voting="soft")),
         FRAME,
         ANSWER,
+        "some",
     ),
     "columns, ordinal, LightGBM": Kind(
         lambda: make_pipeline(
@@ -218,11 +219,13 @@ WORKING = {
         ),
         FRAME,
         ANSWER,
+        "some",
     ),
     "columns, search": Kind(
         lambda: GridSearchCV(mixed(forest()), {"randomforestclassifier__max_depth": [3]}, cv=2),
         FRAME,
         ANSWER,
+        "some",
     ),
     "stack of libraries": Kind(
         lambda: StackingRegressor(pair("LGBMRegressor", "CatBoostRegressor"), cv=2), X, Y
@@ -231,6 +234,7 @@ WORKING = {
         lambda: make_pipeline(TfidfVectorizer(lowercase=False), linear()),
         ["to be or not", "that is it", "to be that", "not that"] * 10,
         np.array([0, 1, 0, 1] * 10),
+        "some",
     ),
 }
 
