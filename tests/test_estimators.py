@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -532,3 +533,38 @@ def test_a_missing_converter_names_the_extra(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, converter, None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'onnxtune\[boosting\]'"):
         to_onnx(model, X)
+
+
+def test_every_function_takes_an_estimator(tmp_path: Path) -> None:
+    frame = table()
+    frame["y"] = (target(frame) > 2).astype(int)
+    rows = frame.drop(columns="y")
+    model = mixed_pipeline(LogisticRegression()).fit(rows, frame["y"])
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    for data in (frame, str(tmp_path / "rows.csv")):
+        result = onnxtune.tune(model, data, "y", epochs=2)
+        assert {value.name for value in result.model().graph.input} == set(rows)
+    verdict = onnxtune.verify(model, result.model(), str(tmp_path / "rows.csv"), "y")
+    assert [metric.name for metric in verdict.metrics or ()] == ["log loss", "accuracy"]
+    timed = onnxtune.bench(model, rows, batch_sizes=10, repeats=1)
+    assert [row.error for row in timed.rows] == [None]
+    sampled = onnxtune.bench({"mine": model}, batch_sizes=10, repeats=1, sample=rows)
+    assert sampled.rows[0].model == "mine"
+
+
+def test_a_wrong_export_is_refused_by_every_function() -> None:
+    holes = np.where(np.random.default_rng(0).random(X.shape) < 0.1, np.nan, X)
+    forest = RandomForestClassifier(3, random_state=0).fit(holes, CLASSES)
+    for call in (
+        lambda: onnxtune.inspect(forest, sample=holes),
+        lambda: onnxtune.convert(forest, data=holes),
+        lambda: onnxtune.to_torch(forest, sample=holes),
+        lambda: onnxtune.tune(forest, holes, CLASSES),
+        lambda: onnxtune.verify(forest, to_onnx(forest), holes),
+        lambda: onnxtune.bench(forest, holes),
+    ):
+        with pytest.raises(ModelError, match=r"is wrong: .* by up to [\d.]+ Change its settings"):
+            call()
+    with pytest.warns(UserWarning, match="rows with missing numbers"):
+        proto = to_onnx(forest, holes, on_mismatch="warn")
+    assert onnxtune.inspect(proto).tunable > 0
