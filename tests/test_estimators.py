@@ -511,6 +511,16 @@ def test_lightgbm_forests_are_refused() -> None:
         to_onnx(model, X, on_mismatch="ignore")
 
 
+@pytest.mark.parametrize(
+    "setting", [{"linear_tree": True}, {"zero_as_missing": True}, {"objective": "multiclassova"}]
+)
+def test_settings_of_lightgbm_that_need_rows(setting: dict[str, Any]) -> None:
+    kind, answer = ("Classifier", CLASSES) if "objective" in setting else ("Regressor", Y)
+    model = make_pipeline(boosted("lightgbm", f"LGBM{kind}", **setting)).fit(X, answer)
+    with pytest.raises(UnsupportedError, match=f"exports {next(iter(setting))}=.* wrong"):
+        to_onnx(model)
+
+
 def test_lightgbm_with_zeros_as_missing_is_refused() -> None:
     sparse = np.where(np.abs(X) < 1, 0, X)
     model = boosted("lightgbm", "LGBMRegressor", zero_as_missing=True).fit(sparse, Y)
