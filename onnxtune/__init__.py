@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onnxtune.benchmark import bench
     from onnxtune.conversion import convert
     from onnxtune.errors import OnnxTuneError
+    from onnxtune.estimators import to_onnx
     from onnxtune.heads import replace_head
     from onnxtune.inspection import inspect
     from onnxtune.torch_module import to_torch
@@ -33,6 +34,7 @@ __all__ = [
     "convert",
     "inspect",
     "replace_head",
+    "to_onnx",
     "to_torch",
     "tune",
     "verify",
@@ -49,6 +51,7 @@ _HOMES = {
     "convert": "conversion",
     "inspect": "inspection",
     "replace_head": "heads",
+    "to_onnx": "estimators",
     "to_torch": "torch_module",
     "tune": "tuning",
     "verify": "verification",

@@ -46,6 +46,29 @@ def node_tensors(
     return {f"{node.name}/{role}": tensor for role, tensor in tensors.items()}
 
 
+def held_by(node: onnx.NodeProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of the float tensors and lists of more than one element inside a node.
+
+    They are the learned numbers of a node without a rewrite, or one that its rewrite refuses:
+    `<node>/<attribute>`, and `<node>/<tensor>` of the graphs inside it. How often a node of a tree
+    was hit says nothing of its answers.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for attribute in node.attribute:
+        if attribute.name.startswith("nodes_hitrates"):
+            continue
+        if len(attribute.floats) > 1:
+            found[f"{node.name}/{attribute.name}"] = (len(attribute.floats),)
+        if attribute.HasField("t") and is_learned(attribute.t):
+            found[f"{node.name}/{attribute.name}"] = tuple(attribute.t.dims)
+        graphs = [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
+        for graph in graphs:
+            for tensor in graph.initializer:
+                if is_learned(tensor):
+                    found[f"{node.name}/{tensor.name}"] = tuple(tensor.dims)
+    return found
+
+
 def ir_node(prepared: Prepared, node: onnx.NodeProto, name: str = "") -> ir.Node:
     """One node for a rewrite to read, its inputs typed.
 

@@ -117,6 +117,16 @@ def float_outputs(prepared: Prepared) -> dict[str, str]:
     return found
 
 
+def nodes_before_floats(prepared: Prepared) -> set[str]:
+    """Names of the nodes on a path to a float output, with a gradient or without.
+
+    Of a model without float outputs, those on a path to any output.
+    """
+    graph = _Graph(prepared)
+    values = float_outputs(prepared).values() or [v.name for v in prepared.proto.graph.output]
+    return graph._before(values)
+
+
 def _choose(
     prepared: Prepared,
     graph: _Graph,

@@ -110,10 +110,18 @@ def _types(proto: onnx.ModelProto, origin: str) -> dict[str, ValueType]:
     try:
         return _computed(_with_column_counts(with_small_trees(proto)))
     except ModelError as error:
-        own = [n for n in proto.graph.node if n.domain not in (*STANDARD_DOMAINS, "ai.onnx.ml")]
-        if any(find(node.domain, node.op_type) is not None for node in own):
+        if has_own_operators(proto):
             return declared_types(proto)
         raise ModelError(f"{origin}: {error}") from error
+
+
+def has_own_operators(proto: onnx.ModelProto) -> bool:
+    """Whether there are operators of a user's own domain that have a rewrite.
+
+    onnxruntime need not know them.
+    """
+    own = [n for n in proto.graph.node if n.domain not in (*STANDARD_DOMAINS, "ai.onnx.ml")]
+    return any(find(node.domain, node.op_type) is not None for node in own)
 
 
 def _with_column_counts(probe: onnx.ModelProto) -> onnx.ModelProto:

@@ -41,6 +41,7 @@ def to_torch(
     temperature: float | str = "auto",
     data: Any = None,
     output: str | Sequence[str] | None = None,
+    sample: Any = None,
 ) -> OnnxModule:
     """The tunable core of a model as a torch module.
 
@@ -52,6 +53,7 @@ def to_torch(
         data: rows to measure the spreads on; without, the spread of a feature's thresholds
             stands for it.
         output: a float output of the model, or several; None takes all.
+        sample: rows like those an estimator was fitted on; None takes the data.
 
     Raises:
         ModelError: the model is unreadable or invalid.
@@ -59,7 +61,7 @@ def to_torch(
         UnsupportedError: nothing can be tuned; the message names the node in the way.
     """
     width = check_temperature(temperature)  # type: ignore[arg-type]
-    prepared = prepare(check_native(load(model, data)))
+    prepared = prepare(check_native(load(model, data if sample is None else sample)))
     outputs = [output] if isinstance(output, str) else output
     cut = partition(prepared, outputs)
     spreads = {} if data is None else node_spreads(prepared, data)

@@ -40,6 +40,10 @@ def test_what_a_rewrite_does_not_cover_is_said() -> None:
     modes.strings[0] = b"BRANCH_MEMBER"  # only TreeEnsemble has it
     report = inspect(model)
     assert report.tunable == 0
+    # Thresholds and leaves of the operator as it is, and not how often its nodes were hit.
+    held = {name.rpartition("/")[2] for each in report.nodes for name in each.tensors}
+    assert {"nodes_values", "target_weights"} <= held and "nodes_hitrates" not in held
+    assert report.learned > 300
     assert report.note is not None
     assert "node mode BRANCH_MEMBER" in report.note
     assert any("node mode BRANCH_MEMBER" in node.handling for node in report.nodes)
@@ -53,3 +57,50 @@ def test_text_and_json() -> None:
     plain = json.loads(as_json(report))
     assert plain["tunable"] == report.tunable
     assert plain["nodes"][0]["tensors"]
+
+
+def model_of(body: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]>
+        g (float[N, 2] x) => (float[N, 2] y, int64[N] label)
+        <float[2] shift = {1, 2}, float[2, 3] scores = {1, 2, 3, 4, 5, 6}> {"""
+        + body
+        + "}"
+    )
+
+
+def test_learned_is_what_reaches_a_float_output() -> None:
+    report = inspect(
+        model_of(
+            """[imputer] filled = ai.onnx.ml.Imputer <imputed_value_floats = [0.5, -1.0],
+                   replaced_value_float = nan> (x)
+               [add] y = Add (filled, shift)
+               [classes] s = MatMul (y, scores)
+               [label] label = ArgMax <axis = 1, keepdims = 0> (s)"""
+        )
+    )
+    # The scores reach the label alone.
+    assert (report.tunable, report.learned) == (2, 4)
+    nodes = {node.name: node for node in report.nodes}
+    assert nodes["imputer"].tensors == {"imputer/imputed_value_floats": (2,)}
+    assert nodes["imputer"].tunable == () and nodes["add"].tunable == ("shift",)
+    assert nodes["classes"].tensors == {}
+    text = report.text()
+    assert "(imputed_value_floats 2)" in text and " shift 2 " in text
+    assert "2 of 4 learned numbers can be tuned.\nIn brackets: learned, but not tuned." in text
+
+
+def test_what_stops_the_gradient_is_named() -> None:
+    report = inspect(
+        model_of(
+            """[offsets] c = Constant <value_floats = [3.0, 4.0]> ()
+               [first] a = Mul (x, c)
+               [rounded] b = Round (a)
+               [add] y = Add (b, shift)
+               [label] label = ArgMax <axis = 1, keepdims = 0> (y)"""
+        )
+    )
+    assert (report.tunable, report.learned) == (2, 4)
+    assert "No gradient passes Round 'rounded'." in report.text()
+    plain = json.loads(as_json(report))
+    assert plain["nodes"][0]["tunable"] == [] and plain["packages"] == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 import torch
 
@@ -263,57 +262,3 @@ def test_a_rewrite_that_does_not_cover_a_node_names_it() -> None:
     assert [node.op_type for node in hard.graph.node] == ["TreeEnsembleRegressor"]
     feed = rows_of(model)
     np.testing.assert_array_equal(run(model, feed)["y"], run(hard, feed)["y"])
-
-
-def test_two_rewrites_of_one_operator_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    scaler = all_rewrites()["ai.onnx.ml", "Scaler"]
-
-    class Point:
-        def load(self) -> Rewrite:
-            return scaler
-
-    monkeypatch.setattr("rewrites.core.registry.entry_points", lambda group: [Point()])
-    all_rewrites.cache_clear()
-    try:
-        with pytest.raises(OnnxTuneError, match="Scaler"):
-            all_rewrites()
-    finally:
-        monkeypatch.undo()
-        all_rewrites.cache_clear()
-
-
-def test_a_package_can_bring_a_rewrite(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A custom operator of the user's, registered by an entry point, is rewritten."""
-
-    def soften(node: ir.Node, builder: object) -> list[ir.Value]:
-        return [builder.op("Mul", node.inputs[0], builder.tensor("gain"))]  # type: ignore[attr-defined]
-
-    def tensors(node: ir.Node, spread: object) -> dict[str, object]:
-        from rewrites.core.rewrite import Tensor
-
-        return {"gain": Tensor(np.array(node.attributes["gain"].as_floats(), "f"), "weights")}
-
-    mine = Rewrite("Gain", "my.company", tensors, soften, lambda node, tuned: dict(tuned))  # type: ignore[arg-type]
-
-    class Point:
-        def load(self) -> Rewrite:
-            return mine
-
-    monkeypatch.setattr("rewrites.core.registry.entry_points", lambda group: [Point()])
-    all_rewrites.cache_clear()
-    try:
-        assert all_rewrites()["my.company", "Gain"] is mine
-        model = onnx.parser.parse_model(
-            """<ir_version: 8, opset_import: ["" : 17, "my.company" : 1]>
-            g (float[N, 2] x) => (float[N, 2] y) {
-                [gain] y = my.company.Gain <gain = [2.0, 3.0]> (x)
-            }"""
-        )
-        proto = convert(model, form="hard")
-        assert [node.op_type for node in proto.graph.node] == ["Mul"]
-        assert list(to_torch(model).tensors()) == ["gain/gain"]
-        rows = np.ones((4, 2), np.float32)
-        np.testing.assert_array_equal(run(proto, {"x": rows})["y"], rows * [2, 3])
-    finally:
-        monkeypatch.undo()
-        all_rewrites.cache_clear()
