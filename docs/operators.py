@@ -67,11 +67,20 @@ def _is_ours(rewrite: Rewrite) -> bool:
     return rewrite.tensors.__module__.split(".")[0] == "rewrites"
 
 
+def _paths(rewrite: Rewrite) -> list[str]:
+    if rewrite.differentiable == "every input":
+        return ["every input to output 0"]
+    return [
+        f"the tensors to output {o}" if i is None else f"input {i} to output {o}"
+        for i, o in rewrite.differentiable
+    ]
+
+
 def _section(rewrite: Rewrite) -> str:
     module = _module(rewrite)
     first = (module.__doc__ or "").strip().split("\n\n")[0]
     about = " ".join(first.split())
-    pairs = [f"input {i} to output {o}" for i, o in rewrite.differentiable]
+    pairs = _paths(rewrite)
     lines = [
         f"## {rewrite.operator}\n",
         f"{about}\n",

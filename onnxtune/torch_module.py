@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from onnxtune.caching import Border, Settled
 from onnxtune.calibration import node_spreads
 from onnxtune.columns import check_batch
+from onnxtune.constraints import constraint_of
 from onnxtune.conversion import check_temperature, rewrite_model
 from onnxtune.data import load as load_data
 from onnxtune.errors import ArgumentError
@@ -334,6 +335,9 @@ def _initializer(
     node = next(node for node in cut.core.graph.node if name in node.input)
     spread = spreads.get(node.name)
     size = float(np.sqrt(np.mean(np.square(value, dtype=np.float64)))) or 1.0
+    bound = constraint_of(cut.core.graph, name, value)
+    if bound is not None:
+        return Learned(value, "weights", size, bound)
     if node.op_type in ("MatMul", "Gemm") and value.ndim <= 2 and node.input[1] == name:
         rows = value.reshape(len(value), -1).T
         turned = any(a.name == "transB" and a.i for a in node.attribute)

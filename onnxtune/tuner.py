@@ -49,6 +49,21 @@ class Tuner:
     Every batch is tested on first, with the model as it was tuned so far and as it came, and then
     learned from once (Dawid 1984, "Statistical Theory: The Prequential Approach"); so `gain` and
     `z` tell whether tuning helps on rows that it has not seen. No rows are kept.
+
+    Args:
+        model: a path, bytes, an `onnx.ModelProto` or a fitted estimator.
+        loss: as of `onnxtune.tune`.
+        output: which float output to tune, where there are several.
+        routing: "leaves" tunes leaf values alone, "straight-through" thresholds as well; models
+            without trees are trained as they are.
+        freeze: globs of tensors that stay as they are.
+        batch_size: rows a step.
+        lr: Adam's step in standardised units, or a mapping of globs to it.
+        clip: the norm that a step's gradients together are cut to.
+        device: "cpu", "cuda" or another of torch's, or "auto": CUDA where there is one.
+
+    Raises:
+        ArgumentError: an argument has no such value.
     """
 
     def __init__(
@@ -64,13 +79,7 @@ class Tuner:
         clip: float | None = None,
         device: str = "auto",
     ) -> None:
-        """Take a model; the arguments are those of `onnxtune.tune`.
-
-        Models without trees are trained as they are, whatever the routing.
-
-        Raises:
-            ArgumentError: an argument has no such value.
-        """
+        """Take a model; it is read with the first rows."""
         check_choice("Routing", routing, _ROUTINGS)
         check_whole(batch_size=batch_size)
         check_positive(clip=clip)

@@ -72,9 +72,11 @@ def model_of(body: str) -> onnx.ModelProto:
 def test_learned_is_what_reaches_a_float_output() -> None:
     report = inspect(
         model_of(
-            """[imputer] filled = ai.onnx.ml.Imputer <imputed_value_floats = [0.5, -1.0],
-                   replaced_value_float = nan> (x)
-               [add] y = Add (filled, shift)
+            """[whole] whole = Cast <to = 7> (x)
+               [counts] counted = TfIdfVectorizer <max_gram_length = 1, max_skip_count = 0,
+                   min_gram_length = 1, mode = "TFIDF", ngram_counts = [0], ngram_indexes = [0, 1],
+                   pool_int64s = [2, 3], weights = [0.5, -1.0]> (whole)
+               [add] y = Add (counted, shift)
                [classes] s = MatMul (y, scores)
                [label] label = ArgMax <axis = 1, keepdims = 0> (s)"""
         )
@@ -82,11 +84,11 @@ def test_learned_is_what_reaches_a_float_output() -> None:
     # The scores reach the label alone.
     assert (report.tunable, report.learned) == (2, 4)
     nodes = {node.name: node for node in report.nodes}
-    assert nodes["imputer"].tensors == {"imputer/imputed_value_floats": (2,)}
-    assert nodes["imputer"].tunable == () and nodes["add"].tunable == ("shift",)
+    assert nodes["counts"].tensors == {"counts/weights": (2,)}
+    assert nodes["counts"].tunable == () and nodes["add"].tunable == ("shift",)
     assert nodes["classes"].tensors == {}
     text = report.text()
-    assert "(imputed_value_floats 2)" in text and " shift 2 " in text
+    assert "(weights 2)" in text and " shift 2 " in text
     assert "2 of 4 learned numbers can be tuned.\nIn brackets: learned, but not tuned." in text
 
 
