@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from onnxtune.checkpoint import Slot
-from onnxtune.optimizers import TensorAdam
+from onnxtune.optimizers import adam, tensor_adam
 from onnxtune.output import progress
 from onnxtune.parameters import Parameter
 from onnxtune.row_losses import evaluate, row_losses
@@ -23,6 +23,9 @@ from onnxtune.rows import Rows
 from onnxtune.settings import Epoch, Settings
 from onnxtune.torch_module import OnnxModule
 from rewrites.core.rewrite import Array, Routing
+
+# Batches whose rows are taken at once, which is quicker than one by one.
+_BATCHES = 16
 
 _log = logging.getLogger(__name__)
 
@@ -123,12 +126,14 @@ def _pass(module: OnnxModule, state: _State, rows: Rows, number: int) -> float |
     state.set_rates(number)
     order = training.order.rows(number, state.generator)
     total = torch.zeros((), dtype=torch.float64, device=device)
-    for batch in torch.split(order, settings.batch_size):
-        if settings.stop.asked:
-            return None
-        part = rows.take(batch.to(device))
-        mean = step(module, state.parameters, state.optimizer, part, settings, training.routing)
-        total += mean * len(batch)
+    for several in torch.split(order, settings.batch_size * _BATCHES):
+        taken = rows.take(several.to(device))
+        for at in range(0, len(several), settings.batch_size):
+            if settings.stop.asked:
+                return None
+            part = taken.take(slice(at, at + settings.batch_size))
+            mean = step(module, state.parameters, state.optimizer, part, settings, training.routing)
+            total += mean * len(part)
     return float(total) / len(order)
 
 
@@ -146,7 +151,8 @@ def step(
         if settings.precision is not None
         else contextlib.nullcontext()
     )
-    optimizer.zero_grad()
+    for parameter in parameters.values():
+        parameter.delta.grad = None
     with half:
         mean = row_losses(module, parameters, rows, settings, routing).mean()
     mean.backward()  # type: ignore[no-untyped-call]
@@ -172,9 +178,8 @@ class _State:
     ) -> None:
         self.parameters, self.settings, self.training = parameters, settings, training
         self.generator = torch.Generator().manual_seed(settings.seed)
-        groups = [{"params": [p.delta], "lr": settings.rates[n]} for n, p in parameters.items()]
-        optimizer = TensorAdam if settings.by_tensor else torch.optim.Adam
-        self.optimizer: torch.optim.Optimizer = optimizer(groups)
+        make = tensor_adam if settings.by_tensor else adam
+        self.optimizer = make(parameters, settings.rates)
         self.best = {"hard": _Best(parameters), "soft": _Best(parameters)}
         self.history: list[Epoch] = []
         self.epoch = 0
@@ -184,8 +189,8 @@ class _State:
         """The learning rates of an epoch, from 1: along a cosine from their full size to 2 %."""
         along = (epoch - 1) / max(self.settings.epochs, 1)
         factor = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * along))
-        for name, group in zip(self.parameters, self.optimizer.param_groups, strict=True):
-            group["lr"] = self.settings.rates[name] * factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * factor
 
     def end_epoch(self, record: Epoch, judged: Mapping[str, float]) -> None:
         """Take the epoch in, and see whether it was the last."""
@@ -230,7 +235,7 @@ class _State:
             held = [key.split("/")[1] for key in tensors
                     if key.startswith("optimizer/") and key.split("/", 2)[2] == name]  # fmt: skip
             self.optimizer.state[parameter.delta] = {
-                key: _placed(tensors[f"optimizer/{key}/{name}"], parameter.delta) for key in held
+                key: self._placed(tensors[f"optimizer/{key}/{name}"], parameter) for key in held
             }
         for form, best in self.best.items():
             best.loss, best.epoch = facts["best"][form]
@@ -239,10 +244,10 @@ class _State:
         self.epoch, self.done = facts["epoch"], facts["done"]
         self.settings.stop.asked |= facts["stopped"]
 
-
-def _placed(value: Tensor, beside: Tensor) -> Tensor:
-    """Moments live where the numbers do; counts stay on the CPU."""
-    return value.to(beside.device) if value.dim() else value
+    def _placed(self, value: Tensor, parameter: Parameter) -> Tensor:
+        """Where the optimizer has it: only `TensorAdam` keeps single numbers on the CPU."""
+        alone = self.settings.by_tensor and not value.dim()
+        return value if alone else value.to(parameter.delta.device)
 
 
 class _Best:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-import torch
 
 from onnxtune.conversion import check_temperature
 from onnxtune.data import Table
@@ -18,6 +17,7 @@ from onnxtune.errors import ArgumentError
 from onnxtune.export import SavedForm, as_held, with_metadata, written
 from onnxtune.losses import RowLoss
 from onnxtune.model import ModelLike, check_output, load, write
+from onnxtune.optimizers import adam
 from onnxtune.parameters import Parameter, standardised
 from onnxtune.preparation import prepare
 from onnxtune.problem import Problem, pose, trainable
@@ -208,9 +208,7 @@ class _Run:
         self.parameters: dict[str, Parameter] = standardised(
             dict(module.learned), names, problem.device
         )
-        self.optimizer = torch.optim.Adam(
-            [{"params": [p.delta], "lr": by_name[name]} for name, p in self.parameters.items()]
-        )
+        self.optimizer = adam(self.parameters, by_name)
         self.settings = Settings(
             problem.loss, problem.output, 1, tuner._batch_size, by_name, 1, 0, clip=tuner._clip
         )
