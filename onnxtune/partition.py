@@ -19,6 +19,7 @@ from onnxtune.errors import ArgumentError, OnnxTuneError, UnsupportedError
 from onnxtune.learned import is_learned, node_tensors
 from onnxtune.preparation import Prepared, value_info
 from onnxtune.runtime import ValueType
+from onnxtune.subgraphs import places, reads
 from rewrites.core.registry import find
 
 Role = Literal["prefix", "core", "tail", "cut"]
@@ -147,7 +148,7 @@ class _Graph:
     def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
         self.nodes = {node.name: node for node in prepared.proto.graph.node}
-        self.inputs = {name: _reads(node) for name, node in self.nodes.items()}
+        self.inputs = {name: reads(node) for name, node in self.nodes.items()}
         self.maker = {out: n for n, node in self.nodes.items() for out in node.output if out}
         self.initializers = {t.name: t for t in prepared.proto.graph.initializer}
         self.refused: dict[str, str] = {}
@@ -172,8 +173,9 @@ class _Graph:
             makes = [node.output[o] for o in dict.fromkeys(o for _, o in paths)]
             for role in roles:
                 self._hold(role, name, makes)
+            taken = places(node)
             for place, _ in paths:
-                read = node.input[place] if place < len(node.input) else ""
+                read = taken[place] if place < len(taken) else ""
                 if read in self.initializers and is_learned(self.initializers[read]):
                     self._hold(read, name, makes)
 
@@ -210,10 +212,11 @@ class _Graph:
             if name is None:
                 continue
             node = self.nodes[name]
+            taken = places(node)
             for source, target in self._paths[name]:
-                if source >= len(node.input) or node.output[target] != value:
+                if source >= len(taken) or node.output[target] != value:
                     continue
-                read = node.input[source]
+                read = taken[source]
                 if read and read not in reached and self._is_float(read):
                     reached.add(read)
                     queue.append(read)
@@ -230,8 +233,8 @@ class _Graph:
 
     def _after(self, starts: set[str]) -> set[str]:
         readers: dict[str, list[str]] = {}
-        for name, reads in self.inputs.items():
-            for value in reads:
+        for name, taken in self.inputs.items():
+            for value in taken:
                 readers.setdefault(value, []).append(name)
         reached, queue = set(starts), deque(starts)
         while queue:
@@ -255,8 +258,8 @@ class _Graph:
     def entering(self, core: set[str]) -> list[str]:
         """Values that core nodes read and neither make nor hold, in order of first use."""
         made = {out for name in core for out in self.nodes[name].output}
-        reads = (value for name in self.nodes if name in core for value in self.inputs[name])
-        return [v for v in dict.fromkeys(reads) if v not in made and v not in self.initializers]
+        taken = (value for name in self.nodes if name in core for value in self.inputs[name])
+        return [v for v in dict.fromkeys(taken) if v not in made and v not in self.initializers]
 
     def roles(self, core: set[str], entering: list[str]) -> dict[str, Role]:
         before = self._before(entering)
@@ -326,7 +329,7 @@ class _Graph:
         self, nodes: list[onnx.NodeProto], inputs: list[str], outputs: list[str]
     ) -> onnx.ModelProto:
         source = self.prepared.proto
-        read = {value for node in nodes for value in _reads(node)} | set(outputs)
+        read = {value for node in nodes for value in reads(node)} | set(outputs)
         held = [tensor for name, tensor in self.initializers.items() if name in read]
         declared = {value.name: value for value in source.graph.input}
         model = onnx.ModelProto(ir_version=source.ir_version, producer_name="onnxtune")
@@ -346,21 +349,3 @@ class _Graph:
             value for value in source.graph.value_info if value.name in made - named
         )
         return model
-
-
-def _reads(node: onnx.NodeProto) -> list[str]:
-    """The values that a node reads, those that its subgraphs capture included."""
-    reads = [name for name in node.input if name]
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            if graph.node or graph.output:
-                reads.extend(_captured(graph))
-    return reads
-
-
-def _captured(graph: onnx.GraphProto) -> list[str]:
-    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    own |= {out for node in graph.node for out in node.output}
-    reads = [name for node in graph.node for name in _reads(node)]
-    reads += [value.name for value in graph.output]
-    return [name for name in reads if name not in own]

@@ -100,6 +100,7 @@ def prepare(source: Model) -> Prepared:
     _lift_constants(proto)
     _annotate(proto, types)
     proto = _to_opset(proto, types)
+    _lift_constants(proto)  # the converter holds axes that were attributes in Constant nodes
     _name_nodes(proto)
     return Prepared(source, proto, types, _obstacle(proto, source.origin))
 

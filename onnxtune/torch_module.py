@@ -25,6 +25,7 @@ from onnxtune.partition import Partition, partition
 from onnxtune.preparation import Prepared, prepare
 from onnxtune.runtime import input_types, run, session
 from onnxtune.saved_form import check_native
+from onnxtune.subgraphs import reads
 from onnxtune.torch_graph import CoreGraph, to_fx
 from rewrites.core.graph_pass import Plan
 from rewrites.core.linear import weight_unit
@@ -329,7 +330,7 @@ def _initializer(
 ) -> Learned:
     """A learned initializer of a standard node, its unit taken from what it meets there."""
     value = tensor_value(prepared, name)
-    node = next(node for node in cut.core.graph.node if name in node.input)
+    node = next(node for node in cut.core.graph.node if name in reads(node))
     spread = spreads.get(node.name)
     size = float(np.sqrt(np.mean(np.square(value, dtype=np.float64)))) or 1.0
     if node.op_type in ("MatMul", "Gemm") and value.ndim <= 2 and node.input[1] == name:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from coverage_bench.gradients import wrong_gradients
-from coverage_bench.learned import learned_numbers
 
 import onnxtune
+from coverage_bench.gradients import wrong_gradients
+from coverage_bench.learned import learned_numbers
 from onnxtune.errors import OnnxTuneError
 from onnxtune.export import native
 from onnxtune.model import Model, load
