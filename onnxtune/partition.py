@@ -17,6 +17,7 @@ from onnxtune.copying import without_long_lists
 from onnxtune.differentiability import gradient_paths
 from onnxtune.errors import ArgumentError, OnnxTuneError, UnsupportedError
 from onnxtune.learned import is_learned, node_tensors
+from onnxtune.neighbours import find_neighbours
 from onnxtune.preparation import Prepared, value_info
 from onnxtune.runtime import ValueType
 from onnxtune.subgraphs import places, reads
@@ -155,12 +156,15 @@ class _Graph:
         self.holders: dict[str, list[str]] = {}
         self.values_of: dict[str, list[str]] = {}
         self._paths: dict[str, list[tuple[int, int]]] = {}
+        self._neighbours = find_neighbours(prepared.proto.graph)
+        self._shared = {value for found in self._neighbours for value in found.tagged}
         self._find_tensors()
 
     def _find_tensors(self) -> None:
         """Fill `holders` (tensor -> nodes that read it) and the gradient paths of each node."""
+        shares = {n: p for found in self._neighbours for n, p in found.paths().items()}
         for name, node in self.nodes.items():
-            paths = gradient_paths(node)
+            paths = sorted({*gradient_paths(node), *shares.get(name, ())})
             roles: Iterable[str] = ()
             rewrite = find(node.domain, node.op_type)
             if rewrite is not None:
@@ -223,6 +227,9 @@ class _Graph:
         return reached
 
     def _is_float(self, value: str) -> bool:
+        # Places of neighbours carry shares.
+        if value in self._shared:
+            return True
         # A value of unknown type (inside a model that could not be inferred) is given the benefit.
         kind = self.prepared.type_of(value).kind
         return not kind or self.prepared.type_of(value).is_float or not kind.startswith("tensor")

@@ -21,6 +21,7 @@ from onnxtune.export import SavedForm, written
 from onnxtune.learned import ir_node, node_tensors, tensor_value
 from onnxtune.links import Source, find_source
 from onnxtune.model import ModelLike, load
+from onnxtune.neighbours import soften_neighbours
 from onnxtune.partition import Partition, partition
 from onnxtune.preparation import Prepared, prepare
 from onnxtune.runtime import input_types, run, session
@@ -300,6 +301,8 @@ class OnnxModule(nn.Module):
             if node.domain == "ai.onnx.ml" and self.cut.roles[node.name] == "core"
         }
         proto, _ = rewrite_model(self.cut.core, plan, read)
+        if routing != "hard":
+            soften_neighbours(proto, straight=routing == "straight-through")
         links = {name: find_source(proto.graph, v) for name, v in self.cut.outputs.items()}
         self._links[routing] = links
         sources = [source.value for source in links.values()]

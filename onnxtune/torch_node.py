@@ -68,6 +68,15 @@ class Operation(nn.Module):
         return self.function(*indices, *values)
 
 
+class Holder(Operation):
+    """An operation that runs other modules."""
+
+    def __init__(self, function: Function, *modules: nn.Module) -> None:
+        """Hold the function and the modules that it runs."""
+        super().__init__(function)
+        self.held = nn.ModuleList(modules)
+
+
 Converted = tuple[nn.Module, list[int]]
 Converter = Callable[[Node], Converted]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from onnxtune import (
     torch_arithmetic,
     torch_layers,
+    torch_neighbours,
     torch_selection,
     torch_shapes,
     torch_subgraphs,
@@ -23,6 +24,7 @@ CONVERTERS: dict[str, Converter] = {
     **tree_ops.CONVERTERS,
     **torch_arithmetic.CONVERTERS,
     **torch_layers.CONVERTERS,
+    **torch_neighbours.CONVERTERS,
     **torch_selection.CONVERTERS,
     **torch_shapes.CONVERTERS,
     **torch_subgraphs.CONVERTERS,

@@ -14,17 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from onnxtune.errors import UnsupportedError
-from onnxtune.torch_node import Converted, Converter, Node, Operation
+from onnxtune.torch_node import Converted, Converter, Holder, Node
 
 CAPTURED = "onnxtune_captured"
-
-
-class _Holder(Operation):
-    """An operation that runs modules."""
-
-    def __init__(self, function: Callable[..., Any], *modules: nn.Module) -> None:
-        super().__init__(function)
-        self.held = nn.ModuleList(modules)
 
 
 def _scan(node: Node) -> Converted:
@@ -55,7 +47,7 @@ def _scan(node: Node) -> Converted:
             found = _one_by_one(body, held, rows, around)
         return found if len(found) > 1 else found[0]
 
-    return _Holder(scan, body), list(range(len(node.inputs)))
+    return Holder(scan, body), list(range(len(node.inputs)))
 
 
 def _at_once(step: Callable[..., tuple[Tensor, ...]], rows: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -101,12 +93,12 @@ def _if(node: Node) -> Converted:
     places = list(range(1, len(node.inputs)))
     if known is not None:
         taken = branches[0 if bool(known.ravel()[0]) else 1]
-        return _Holder(lambda *around: result(taken(*around)), taken), places
+        return Holder(lambda *around: result(taken(*around)), taken), places
 
     def choose(condition: Tensor, *around: Tensor) -> Any:
         return result(branches[0 if bool(condition.reshape(())) else 1](*around))
 
-    return _Holder(choose, *branches), [0, *places]
+    return Holder(choose, *branches), [0, *places]
 
 
 CONVERTERS: dict[str, Converter] = {"If": _if, "Scan": _scan}

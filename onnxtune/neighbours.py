@@ -1,0 +1,197 @@
+"""Nearest neighbours: what stands between TopK's places and the first floats behind them.
+
+Looking something up by place, and comparing what was found, has no gradient. With shares of all
+candidates in the stead of one place it has: such a float becomes the mean, by shares, of what it
+would be with each candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, helper
+
+from onnxtune.subgraphs import subgraphs
+from rewrites.core.builder import PRIVATE_DOMAIN
+from rewrites.core.graph_pass import STANDARD_DOMAINS
+
+# Operators that put their first input in another order or shape.
+_LAYOUT = frozenset(
+    ["Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"]
+)
+_COMPARISONS = frozenset(["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"])
+# Operators that treat every number by itself.
+_POINTWISE = _COMPARISONS | frozenset(
+    ["Abs", "Add", "And", "Cast", "Div", "Expand", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or"]
+    + ["Sign", "Sub", "Where", "Xor"]
+)
+_LOOKUPS = frozenset(["ArrayFeatureExtractor", "Gather"])
+_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """One TopK whose places decide about floats.
+
+    Attributes:
+        top: the TopK.
+        exits: the float values -> the nodes from the places to each, in order.
+        tagged: the values that hold places, or what was made of them.
+    """
+
+    top: onnx.NodeProto
+    exits: dict[str, list[onnx.NodeProto]]
+    tagged: frozenset[str]
+
+    def paths(self) -> dict[str, set[tuple[int, int]]]:
+        """Node name -> (input, output) places along which shares carry a gradient."""
+        found = {self.top.name: {(0, 1)}}
+        for nodes in self.exits.values():
+            for node in nodes:
+                places = {n for n, name in enumerate(node.input) if name in self.tagged}
+                found[node.name] = {(place, 0) for place in places}
+        return found
+
+
+def find_neighbours(graph: onnx.GraphProto) -> list[Neighbours]:
+    """Every TopK of a graph, over its last axis, with floats behind its places."""
+    typed = {t.name: t.data_type for t in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        typed.setdefault(value.name, value.type.tensor_type.elem_type)
+    floats = {name for name, kind in typed.items() if kind in _FLOATS}
+    found = []
+    for node in graph.node:
+        axis = next((a.i for a in node.attribute if a.name == "axis"), -1)
+        if node.op_type == "TopK" and node.domain in STANDARD_DOMAINS and axis in (-1, 1):
+            region = _behind(node, graph.node, floats)
+            if region.exits:
+                found.append(region)
+    return found
+
+
+def _behind(top: onnx.NodeProto, nodes: Iterable[onnx.NodeProto], floats: set[str]) -> Neighbours:
+    makers: dict[str, onnx.NodeProto] = {}
+    tagged = {top.output[1]} if len(top.output) > 1 and top.output[1] else set()
+    exits = {}
+    for node in nodes:
+        if not tagged & set(node.input) or not _passes(node, tagged):
+            continue
+        out = node.output[0]
+        makers[out] = node
+        if _is_float(node, tagged, floats):
+            exits[out] = _upstream(out, makers)
+        else:
+            tagged.add(out)
+    used = {out for held in exits.values() for node in held for out in node.output}
+    return Neighbours(
+        top, exits, frozenset(tagged & (used | {top.output[1]})) if exits else frozenset()
+    )
+
+
+def _passes(node: onnx.NodeProto, tagged: set[str]) -> bool:
+    if node.domain not in (*STANDARD_DOMAINS, "ai.onnx.ml") or any(subgraphs(node)):
+        return False
+    at = [place for place, name in enumerate(node.input) if name in tagged]
+    if node.op_type in _POINTWISE:
+        return node.op_type != "Expand" or at == [0]
+    if node.op_type in _LAYOUT or at == [0]:
+        return at == [0] and node.op_type in (_LAYOUT | _LOOKUPS)
+    return node.op_type in _LOOKUPS and at == [1]
+
+
+def _is_float(node: onnx.NodeProto, tagged: set[str], floats: set[str]) -> bool:
+    if node.op_type == "Cast":
+        return next(a.i for a in node.attribute if a.name == "to") in _FLOATS
+    if node.op_type in _LOOKUPS:
+        return node.input[0] in floats
+    if node.op_type in _COMPARISONS:
+        return False
+    return any(name in floats for name in node.input if name not in tagged)
+
+
+def _upstream(value: str, makers: dict[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
+    wanted, queue = {value}, [value]
+    while queue:
+        for name in makers[queue.pop()].input:
+            if name in makers and name not in wanted:
+                wanted.add(name)
+                queue.append(name)
+    return [node for name, node in makers.items() if name in wanted]
+
+
+def soften_neighbours(proto: onnx.ModelProto, straight: bool) -> None:
+    """Put shares of all candidates in the place of the nearest ones, in a core for torch.
+
+    Args:
+        proto: a core in standard operators, its nodes named; it is written to.
+        straight: whether values stay those of the nearest, and only gradients are of shares.
+    """
+    graph = proto.graph
+    for found in find_neighbours(graph):
+        slope, shares = (f"{found.top.name}/{word}" for word in ("inverse_temperature", "shares"))
+        graph.initializer.append(helper.make_tensor(slope, TensorProto.FLOAT, [], [1.0]))
+        made = []
+        for node in graph.node:
+            out = node.output[0] if node.output else ""
+            if out in found.exits:
+                made.append(_soft_exit(graph, found, out, shares, straight))
+            else:
+                made.append(onnx.NodeProto.FromString(node.SerializeToString()))
+            if node.name == found.top.name:
+                made.append(
+                    helper.make_node(
+                        "NeighbourShares",
+                        [node.output[0], node.input[0], slope],
+                        [shares],
+                        name=shares,
+                        domain=PRIVATE_DOMAIN,
+                    )
+                )
+        del graph.node[:]
+        graph.node.extend(made)
+
+
+def _soft_exit(
+    graph: onnx.GraphProto, found: Neighbours, out: str, shares: str, straight: bool
+) -> onnx.NodeProto:
+    nodes = found.exits[out]
+    places = found.top.output[1]
+    read = {name for node in nodes for name in node.input}
+    # Integers are constants of the graphs, floats may be tuned: those are captured.
+    held = [t for t in graph.initializer if t.name in read and t.data_type not in _FLOATS]
+    given = [helper.make_tensor_value_info(places, TensorProto.INT64, None)]
+    outputs = [helper.make_empty_tensor_value_info(out)]
+    body = helper.make_graph(nodes, "found", given, outputs, held)
+    tags = [_tag(node, found.tagged) for node in nodes]
+    where = helper.make_graph(tags, "where", given, outputs, held)
+    return helper.make_node(
+        "SoftNeighbours",
+        [places, shares],
+        [out],
+        name=nodes[-1].name,
+        domain=PRIVATE_DOMAIN,
+        found=body,
+        where=where,
+        straight=int(straight),
+    )
+
+
+def _tag(node: onnx.NodeProto, tagged: frozenset[str]) -> onnx.NodeProto:
+    """A node that tells, for each number of its output, from which of TopK's places it comes."""
+    own = [name for name in node.input if name in tagged]
+    others = [name for name in node.input if name and name not in tagged]
+    if node.op_type in _LAYOUT or node.op_type == "Expand":
+        return node
+    if node.op_type in _LOOKUPS and node.input[0] in tagged:
+        return node
+    if node.op_type in _LOOKUPS:
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        return helper.make_node(
+            "PlacesOfLookup", [own[0], others[0]], list(node.output), node.name,
+            domain=PRIVATE_DOMAIN, axis=axis,
+        )  # fmt: skip
+    return helper.make_node(
+        "PlacesOfEach", [own[0], *others], list(node.output), node.name, domain=PRIVATE_DOMAIN
+    )
