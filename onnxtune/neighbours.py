@@ -23,10 +23,8 @@ _LAYOUT = frozenset(
 )
 _COMPARISONS = frozenset(["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"])
 # Operators that treat every number by itself.
-_POINTWISE = _COMPARISONS | frozenset(
-    ["Abs", "Add", "And", "Cast", "Div", "Expand", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or"]
-    + ["Sign", "Sub", "Where", "Xor"]
-)
+_ARITHMETIC = frozenset(["Abs", "Add", "Div", "Max", "Min", "Mod", "Mul", "Neg", "Sign", "Sub"])
+_POINTWISE = _COMPARISONS | _ARITHMETIC | {"And", "Cast", "Expand", "Not", "Or", "Where", "Xor"}
 _LOOKUPS = frozenset(["ArrayFeatureExtractor", "Gather"])
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 

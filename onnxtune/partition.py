@@ -164,7 +164,7 @@ class _Graph:
         """Fill `holders` (tensor -> nodes that read it) and the gradient paths of each node."""
         shares = {n: p for found in self._neighbours for n, p in found.paths().items()}
         for name, node in self.nodes.items():
-            paths = sorted({*gradient_paths(node), *shares.get(name, ())})
+            paths = list(dict.fromkeys([*gradient_paths(node), *sorted(shares.get(name, ()))]))
             roles: Iterable[str] = ()
             rewrite = find(node.domain, node.op_type)
             if rewrite is not None:

@@ -48,7 +48,7 @@ class _FiniteGradient(torch.autograd.Function):
 def _finite(data: Tensor) -> Tensor:
     if not data.is_floating_point():
         return data
-    found: Tensor = _FiniteGradient.apply(data)  # type: ignore[no-untyped-call]
+    found: Tensor = _FiniteGradient.apply(data)
     return found
 
 

@@ -207,9 +207,10 @@ def _distances(node: Node) -> Converted:
 
     def distances(a: Tensor, b: Tensor) -> Tensor:
         apart = a.unsqueeze(-2) - b.unsqueeze(-3)
-        if metric == "euclidean":
-            return torch.linalg.vector_norm(apart, 2, -1)
-        return apart.square().sum(-1)
+        if metric == "sqeuclidean":
+            return apart.square().sum(-1)
+        far: Tensor = torch.linalg.vector_norm(apart, 2, -1)
+        return far
 
     return Operation(distances), [0, 1]
 

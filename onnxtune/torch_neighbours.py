@@ -59,9 +59,15 @@ def _places_of_lookup(node: Node) -> Converted:
     return Holder(spread), [0, 1]
 
 
+def _places_of_each(places: Tensor, *others: Tensor) -> Tensor:
+    shapes = [value.shape for value in others]
+    together = torch.broadcast_shapes(places.shape, *shapes)  # type: ignore[no-untyped-call]
+    return places.expand(together)
+
+
 CONVERTERS: dict[str, Converter] = {
     "NeighbourShares": of_all(_shares),
-    "PlacesOfEach": of_all(lambda *values: torch.broadcast_tensors(*values)[0]),
+    "PlacesOfEach": of_all(_places_of_each),
     "PlacesOfLookup": _places_of_lookup,
     "SoftNeighbours": _soft_neighbours,
 }

@@ -209,7 +209,7 @@ def _split(node: Node) -> Converted:
             # The last part is smaller where it does not come out even.
             whole = -(-data.shape[axis] // count)
             parts = sizes or [whole] * (count - 1) + [data.shape[axis] - whole * (count - 1)]
-            found = data.split(parts, axis)
+            found = torch.split(data, parts, axis)
             return found if count > 1 else found[0]
 
         return split
