@@ -52,9 +52,16 @@ def _finite(data: Tensor) -> Tensor:
     return found
 
 
-def at_edges(function: Function) -> Function:
+def _at_edges(function: Function) -> Function:
     """The function with gradients of 0 where it has none that is finite."""
     return lambda *values: function(*map(_finite, values))
+
+
+def _finite_pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two inputs of one shape: a row that is not finite must not take the others with it, as it
+    would once their gradients are added up."""
+    together = torch.broadcast_shapes(a.shape, b.shape)  # type: ignore[no-untyped-call]
+    return _finite(a.expand(together)), _finite(b.expand(together))
 
 
 def _attribute(node: Node, name: str, usual: float) -> float:
@@ -63,12 +70,16 @@ def _attribute(node: Node, name: str, usual: float) -> float:
 
 def _divide(a: Tensor, b: Tensor) -> Tensor:
     if a.is_floating_point() or b.is_floating_point():
-        return _finite(a) / _finite(b)
+        return torch.div(*_finite_pair(a, b))
     return torch.div(a, b, rounding_mode="trunc")
 
 
 def _power(base: Tensor, exponent: Tensor) -> Tensor:
-    return torch.pow(_finite(base), _finite(exponent)).to(base.dtype)
+    return torch.pow(*_finite_pair(base, exponent)).to(base.dtype)
+
+
+def _multiply(a: Tensor, b: Tensor) -> Tensor:
+    return torch.mul(*_finite_pair(a, b)) if a.is_floating_point() else torch.mul(a, b)
 
 
 def _modulo(node: Node) -> Converted:
@@ -220,12 +231,12 @@ _REDUCTIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
 
 _OF_ONE: dict[str, Function] = {
     "Abs": torch.abs,
-    "Acos": at_edges(torch.acos),
-    "Acosh": at_edges(torch.acosh),
-    "Asin": at_edges(torch.asin),
+    "Acos": _at_edges(torch.acos),
+    "Acosh": _at_edges(torch.acosh),
+    "Asin": _at_edges(torch.asin),
     "Asinh": torch.asinh,
     "Atan": torch.atan,
-    "Atanh": at_edges(torch.atanh),
+    "Atanh": _at_edges(torch.atanh),
     "BitwiseNot": torch.bitwise_not,
     "Ceil": torch.ceil,
     "Cos": torch.cos,
@@ -236,11 +247,11 @@ _OF_ONE: dict[str, Function] = {
     "HardSwish": functional.hardswish,
     "Held": torch.detach,  # private: no gradient passes
     "IsNaN": torch.isnan,
-    "Log": at_edges(torch.log),
+    "Log": _at_edges(torch.log),
     "Mish": functional.mish,
     "Neg": torch.neg,
     "Not": torch.logical_not,
-    "Reciprocal": at_edges(torch.reciprocal),
+    "Reciprocal": _at_edges(torch.reciprocal),
     "Relu": torch.relu,
     "Round": torch.round,
     "Sigmoid": torch.sigmoid,
@@ -249,7 +260,7 @@ _OF_ONE: dict[str, Function] = {
     "Sinh": torch.sinh,
     "Softplus": functional.softplus,
     "Softsign": functional.softsign,
-    "Sqrt": at_edges(torch.sqrt),
+    "Sqrt": _at_edges(torch.sqrt),
     "Tan": torch.tan,
     "Tanh": torch.tanh,
 }
@@ -267,7 +278,7 @@ _OF_SEVERAL: dict[str, Function] = {
     "Less": torch.lt,
     "LessOrEqual": torch.le,
     "Mean": _mean,
-    "Mul": torch.mul,
+    "Mul": _multiply,
     "Or": torch.logical_or,
     "PRelu": lambda data, slope: torch.where(data < 0, data * slope, data),
     "Pow": _power,

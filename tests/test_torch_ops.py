@@ -17,7 +17,7 @@ from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 from torch_cases import CASES, IMAGES, MATRIX, NORMAL, TIES, Case, bound, case, floats, whole
 
-from onnxtune import tree_ops
+from onnxtune import torch_neighbours, tree_ops
 from onnxtune.differentiability import gradient_paths
 from onnxtune.errors import UnsupportedError
 from onnxtune.onnx2torch_bridge import Values, to_module
@@ -44,8 +44,9 @@ def compare(got: tuple[torch.Tensor, ...], expected: Sequence[np.ndarray]) -> No
 
 
 def test_every_converter_has_a_case() -> None:
-    # These have no ONNX form: test_tree_paths.py and test_svm.py hold them to a reference.
-    private = {*tree_ops.CONVERTERS, "Held"}
+    # These have no ONNX form: test_tree_paths.py, test_svm.py and test_neighbours.py hold them to
+    # a reference.
+    private = {*tree_ops.CONVERTERS, *torch_neighbours.CONVERTERS, "Held"}
     assert {each.operator for each in CASES} == set(CONVERTERS) - private
 
 
@@ -174,6 +175,25 @@ def test_norm_of_zeros_has_a_finite_gradient() -> None:
     rows = torch.zeros(4, 3, requires_grad=True)
     converted(each.model())(rows)[0].sum().backward()
     assert torch.isfinite(rows.grad).all()
+
+
+@pytest.mark.parametrize("operator", ["Mul", "Div", "Pow"])
+def test_a_missing_number_leaves_the_gradients_of_other_rows(operator: str) -> None:
+    model = parse(
+        f"""g (float[N, 2] x, float[2] w) => (float[N, 2] y) {{
+            missing = IsNaN (x)
+            zero = Constant <value_float = 0.0> ()
+            made = {operator} (x, w)
+            y = Where (missing, zero, made)
+        }}"""
+    )
+    weights = torch.tensor([2.0, 3.0], requires_grad=True)
+    rows = torch.tensor([[float("nan"), 2.0], [3.0, 2.0]])
+    converted(model)(rows, weights)[0].sum().backward()
+    alone = weights.grad.clone()
+    weights.grad = None
+    converted(model)(torch.tensor([[0.0, 2.0], [3.0, 2.0]]), weights)[0].sum().backward()
+    assert alone[1] == weights.grad[1] and torch.isfinite(alone).all() and alone[0] != 0
 
 
 REFUSED = [
