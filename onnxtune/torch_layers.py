@@ -62,28 +62,30 @@ def _lp_normalization(node: Node) -> Converted:
     return Operation(normalise), [0]
 
 
-def _layer_normalization(node: Node) -> Converted:
-    axis, epsilon = (
-        int(node.attributes.get("axis", -1)),
-        float(node.attributes.get("epsilon", 1e-5)),
-    )
-    if len([name for name in node.outputs if name]) > 1:
-        raise UnsupportedError(f"LayerNormalization '{node.name}' hands on its mean; torch cannot.")
+def _axis_and_epsilon(node: Node) -> tuple[int, float]:
+    return int(node.attributes.get("axis", -1)), float(node.attributes.get("epsilon", 1e-5))
 
-    def normalise(data: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+
+def _layer_normalization(node: Node) -> Converted:
+    """Also the mean and the inverse of the deviation, where they are asked for."""
+    axis, epsilon = _axis_and_epsilon(node)
+    count = len(node.outputs)
+
+    def normalise(
+        data: Tensor, scale: Tensor, bias: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
         axes = list(range(axis % data.dim(), data.dim()))
-        centred = data - data.mean(axes, True)
-        normal = centred / (centred.square().mean(axes, True) + epsilon).sqrt()
-        return normal * scale if bias is None else normal * scale + bias
+        mean = data.mean(axes, True)
+        inverse = (data - mean).square().mean(axes, True).add(epsilon).rsqrt()
+        normal = (data - mean) * inverse * scale
+        found = normal if bias is None else normal + bias
+        return found if count == 1 else (found, mean, inverse)[:count]
 
     return Operation(normalise), _present(node, 3)
 
 
 def _rms_normalization(node: Node) -> Converted:
-    axis, epsilon = (
-        int(node.attributes.get("axis", -1)),
-        float(node.attributes.get("epsilon", 1e-5)),
-    )
+    axis, epsilon = _axis_and_epsilon(node)
 
     def normalise(data: Tensor, scale: Tensor) -> Tensor:
         axes = list(range(axis % data.dim(), data.dim()))

@@ -208,7 +208,6 @@ REFUSED = [
         floats(4, 4, 3, 3),
         attributes={"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER"},
     ),
-    case("LayerNormalization", MATRIX, floats(3), outputs=2),
     case("MaxPool", IMAGES, attributes={"kernel_shape": [2, 2]}, outputs=2),
 ]
 

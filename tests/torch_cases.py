@@ -472,6 +472,7 @@ CASES += [
     case("InstanceNormalization", IMAGES, floats(4), floats(4)),
     case("LayerNormalization", MATRIX, floats(3), floats(3)),
     case("LayerNormalization", CUBE, floats(3, 4), attributes={"axis": 1, "epsilon": 0.1}),
+    case("LayerNormalization", CUBE, floats(4), floats(4), outputs=3),
     case("MeanVarianceNormalization", IMAGES),
     case("RMSNormalization", CUBE, floats(3, 4), attributes={"axis": 1}, opset=23),
     case("Swish", MATRIX, attributes={"alpha": 0.5}, opset=24),
