@@ -1,4 +1,5 @@
-"""Nearest neighbours: what stands between TopK's places and the first floats behind them.
+"""Nearest neighbours and votes: what stands between the places that TopK, ArgMax or ArgMin finds
+and the first floats behind them.
 
 Looking something up by place, and comparing what was found, has no gradient. With shares of all
 candidates in the stead of one place it has: such a float becomes the mean, by shares, of what it
@@ -26,15 +27,17 @@ _COMPARISONS = frozenset(["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrE
 _ARITHMETIC = frozenset(["Abs", "Add", "Div", "Max", "Min", "Mod", "Mul", "Neg", "Sign", "Sub"])
 _POINTWISE = _COMPARISONS | _ARITHMETIC | {"And", "Cast", "Expand", "Not", "Or", "Where", "Xor"}
 _LOOKUPS = frozenset(["ArrayFeatureExtractor", "Gather"])
+# Which output has the places.
+_PLACES: dict[str, int] = {"TopK": 1, "ArgMax": 0, "ArgMin": 0}
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """One TopK whose places decide about floats.
+    """One node whose places decide about floats.
 
     Attributes:
-        top: the TopK.
+        top: the TopK, ArgMax or ArgMin.
         exits: the float values -> the nodes from the places to each, in order.
         tagged: the values that hold places, or what was made of them.
     """
@@ -43,9 +46,14 @@ class Neighbours:
     exits: dict[str, list[onnx.NodeProto]]
     tagged: frozenset[str]
 
+    @property
+    def place(self) -> int:
+        """Which output of the node has the places."""
+        return _PLACES[str(self.top.op_type)]
+
     def paths(self) -> dict[str, set[tuple[int, int]]]:
         """Node name -> (input, output) places along which shares carry a gradient."""
-        found = {self.top.name: {(0, 1)}}
+        found = {self.top.name: {(0, self.place)}}
         for nodes in self.exits.values():
             for node in nodes:
                 places = {n for n, name in enumerate(node.input) if name in self.tagged}
@@ -54,15 +62,18 @@ class Neighbours:
 
 
 def find_neighbours(graph: onnx.GraphProto) -> list[Neighbours]:
-    """Every TopK of a graph, over its last axis, with floats behind its places."""
+    """Every node of a graph that finds places and has floats behind them.
+
+    What ArgMax finds is a label as a rule, and stays one as a float; it decides about floats where
+    it is compared with a class, as votes are.
+    """
     typed = {t.name: t.data_type for t in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         typed.setdefault(value.name, value.type.tensor_type.elem_type)
     floats = {name for name, kind in typed.items() if kind in _FLOATS}
     found = []
     for node in graph.node:
-        axis = next((a.i for a in node.attribute if a.name == "axis"), -1)
-        if node.op_type == "TopK" and node.domain in STANDARD_DOMAINS and axis in (-1, 1):
+        if node.op_type in _PLACES and node.domain in STANDARD_DOMAINS:
             region = _behind(node, graph.node, floats)
             if region.exits:
                 found.append(region)
@@ -71,7 +82,8 @@ def find_neighbours(graph: onnx.GraphProto) -> list[Neighbours]:
 
 def _behind(top: onnx.NodeProto, nodes: Iterable[onnx.NodeProto], floats: set[str]) -> Neighbours:
     makers: dict[str, onnx.NodeProto] = {}
-    tagged = {top.output[1]} if len(top.output) > 1 and top.output[1] else set()
+    places = top.output[_PLACES[top.op_type] :]
+    tagged = {name for name in places if name}
     exits = {}
     for node in nodes:
         if not tagged & set(node.input) or not _passes(node, tagged):
@@ -79,13 +91,13 @@ def _behind(top: onnx.NodeProto, nodes: Iterable[onnx.NodeProto], floats: set[st
         out = node.output[0]
         makers[out] = node
         if _is_float(node, tagged, floats):
-            exits[out] = _upstream(out, makers)
+            between = _upstream(out, makers)
+            if top.op_type == "TopK" or any(held.op_type in _COMPARISONS for held in between):
+                exits[out] = between
         else:
             tagged.add(out)
     used = {out for held in exits.values() for node in held for out in node.output}
-    return Neighbours(
-        top, exits, frozenset(tagged & (used | {top.output[1]})) if exits else frozenset()
-    )
+    return Neighbours(top, exits, frozenset(tagged & {*used, *places}))
 
 
 def _passes(node: onnx.NodeProto, tagged: set[str]) -> bool:
@@ -130,7 +142,7 @@ def soften_neighbours(proto: onnx.ModelProto, straight: bool) -> None:
     for found in find_neighbours(graph):
         slope, shares = (f"{found.top.name}/{word}" for word in ("inverse_temperature", "shares"))
         graph.initializer.append(helper.make_tensor(slope, TensorProto.FLOAT, [], [1.0]))
-        made = []
+        made: list[onnx.NodeProto] = []
         for node in graph.node:
             out = node.output[0] if node.output else ""
             if out in found.exits:
@@ -138,24 +150,31 @@ def soften_neighbours(proto: onnx.ModelProto, straight: bool) -> None:
             else:
                 made.append(onnx.NodeProto.FromString(node.SerializeToString()))
             if node.name == found.top.name:
-                made.append(
-                    helper.make_node(
-                        "NeighbourShares",
-                        [node.output[0], node.input[0], slope],
-                        [shares],
-                        name=shares,
-                        domain=PRIVATE_DOMAIN,
-                    )
-                )
+                made.append(_shares(node, slope, shares))
         del graph.node[:]
         graph.node.extend(made)
+
+
+def _shares(top: onnx.NodeProto, slope: str, name: str) -> onnx.NodeProto:
+    held = {attribute.name: attribute.i for attribute in top.attribute}
+    near = [top.output[0]] if top.op_type == "TopK" else []
+    return helper.make_node(
+        "NeighbourShares",
+        [top.input[0], slope, *near],
+        [name],
+        name=name,
+        domain=PRIVATE_DOMAIN,
+        axis=held.get("axis", -1 if near else 0),
+        keepdims=held.get("keepdims", 1),
+        largest=int(top.op_type == "ArgMax"),
+    )
 
 
 def _soft_exit(
     graph: onnx.GraphProto, found: Neighbours, out: str, shares: str, straight: bool
 ) -> onnx.NodeProto:
     nodes = found.exits[out]
-    places = found.top.output[1]
+    places = found.top.output[found.place]
     read = {name for node in nodes for name in node.input}
     # Integers are constants of the graphs, floats may be tuned: those are captured.
     held = [t for t in graph.initializer if t.name in read and t.data_type not in _FLOATS]

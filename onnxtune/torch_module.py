@@ -65,7 +65,7 @@ def to_torch(
     outputs = [output] if isinstance(output, str) else output
     cut = partition(prepared, outputs)
     spreads = {} if data is None else node_spreads(prepared, data)
-    return OnnxModule(prepared, cut, spreads, routing, width)
+    return OnnxModule(prepared, cut, spreads, routing, width, sharing=True)
 
 
 class OnnxModule(nn.Module):
@@ -83,8 +83,13 @@ class OnnxModule(nn.Module):
         spreads: Mapping[str, Array],
         routing: Routing,
         temperature: float,
+        sharing: bool = False,
     ) -> None:
-        """Use `to_torch`, which makes the parts."""
+        """Use `to_torch`, which makes the parts.
+
+        Without `sharing` neighbours and votes are what they are in files, in soft routing too, and
+        only their gradients are those of shares.
+        """
         super().__init__()
         self.prepared = prepared
         self.cut = cut
@@ -103,6 +108,7 @@ class OnnxModule(nn.Module):
         self._prefix: Any = None
         self._temperature = temperature
         self._routing: Routing = "soft"
+        self._sharing = sharing
         self.routing = routing
         self.register_state_dict_post_hook(_to_onnx_names)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_from_onnx_names)  # type: ignore[no-untyped-call]
@@ -301,8 +307,10 @@ class OnnxModule(nn.Module):
             if node.domain == "ai.onnx.ml" and self.cut.roles[node.name] == "core"
         }
         proto, _ = rewrite_model(self.cut.core, plan, read)
-        if routing != "hard":
-            soften_neighbours(proto, straight=routing == "straight-through")
+        # Leaves are trained with hard routing, and may stand before votes.
+        if routing != "hard" or (trees and not self._sharing):
+            soft = self._sharing and routing == "soft"
+            soften_neighbours(proto, straight=not soft)
         links = {name: find_source(proto.graph, v) for name, v in self.cut.outputs.items()}
         self._links[routing] = links
         sources = [source.value for source in links.values()]

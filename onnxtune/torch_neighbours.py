@@ -5,23 +5,43 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from onnxtune.torch_node import Converted, Converter, Holder, Node, of_all
+from onnxtune.torch_node import Converted, Converter, Holder, Node, Operation, of_all
 
 _SMALLEST = 1e-12
 
 
-def _shares(values: Tensor, distances: Tensor, sharpness: Tensor) -> Tensor:
-    """How much each candidate is the one at each place: [rows, k], [rows, N] -> [rows, k, N].
+def _shares(node: Node) -> Converted:
+    """How much each candidate is the one at each place.
 
-    By how far its distance is from that of the place, in units of the usual distance.
+    Inputs: distances or scores with N candidates along the axis, the inverse temperature, and of a
+    TopK the values at its places; the shares have a last axis of N more than the places.
     """
-    unit = values.abs().mean(-1, keepdim=True).unsqueeze(-1) + _SMALLEST
-    apart = (values.unsqueeze(-1) - distances.unsqueeze(-2)).abs()
-    return torch.softmax(-apart * sharpness / unit, -1)
+    axis, keep = int(node.attributes["axis"]), bool(node.attributes["keepdims"])
+    largest = bool(node.attributes["largest"])
+
+    def of_nearest(distances: Tensor, sharpness: Tensor, values: Tensor) -> Tensor:
+        """By how far its distance is from that of the place, over the usual distance."""
+        return shared(distances, sharpness, values, values)
+
+    def of_best(scores: Tensor, sharpness: Tensor) -> Tensor:
+        """By how far its score is from the best, over the usual distance from it."""
+        best = scores.amax(axis, True) if largest else scores.amin(axis, True)
+        found = shared(scores, sharpness, best, best - scores)
+        return found if keep else found.squeeze(axis % scores.dim())
+
+    def shared(candidates: Tensor, sharpness: Tensor, values: Tensor, usual: Tensor) -> Tensor:
+        start = axis % candidates.dim()
+        unit = usual.abs().mean(start, keepdim=True).unsqueeze(-1) + _SMALLEST
+        apart = values.unsqueeze(-1) - candidates.movedim(start, -1).unsqueeze(start)
+        return torch.softmax(-apart.abs() * sharpness / unit, -1)
+
+    if len(node.inputs) == 3:
+        return Operation(of_nearest), [0, 1, 2]
+    return Operation(of_best), [0, 1]
 
 
 def _soft_neighbours(node: Node) -> Converted:
-    """Inputs: places [rows, k], shares [rows, k, N], and what the two graphs read."""
+    """Inputs: places, shares with a last axis of N more, and what the two graphs read."""
     found, where = node.subgraph("found"), node.subgraph("where")
     straight = bool(node.attributes["straight"])
 
@@ -42,7 +62,7 @@ def _soft_neighbours(node: Node) -> Converted:
         if not straight:
             return mean
         hard: Tensor = found(places, *around)[0]
-        return hard + mean - mean.detach()
+        return hard + (mean - mean.detach())
 
     return Holder(soften, found, where), list(range(len(node.inputs)))
 
@@ -66,7 +86,7 @@ def _places_of_each(places: Tensor, *others: Tensor) -> Tensor:
 
 
 CONVERTERS: dict[str, Converter] = {
-    "NeighbourShares": of_all(_shares),
+    "NeighbourShares": _shares,
     "PlacesOfEach": of_all(_places_of_each),
     "PlacesOfLookup": _places_of_lookup,
     "SoftNeighbours": _soft_neighbours,

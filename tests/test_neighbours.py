@@ -159,3 +159,48 @@ def test_places_that_decide_about_labels_alone_are_no_neighbours() -> None:
         labels=LABELS[:4],
     )
     assert find_neighbours(made.graph) == []
+
+
+VOTE = """g (float[N, 2] x) => (float[N, C] y) {
+    one = MatMul (x, first)
+    two = MatMul (x, second)
+    a = ArgMax <axis = 1, keepdims = 0> (one)
+    b = ArgMin <axis = -1> (two)
+    none = Constant <value_int = 0> ()
+    last = Constant <value_int = 2> ()
+    a_last = Equal (a, last)
+    b_none = Equal (b, none)
+    a_vote = Cast <to = 1> (a_last)
+    b_vote = Cast <to = 1> (b_none)
+    back = Constant <value_ints = [-1, 1]> ()
+    a_column = Reshape (a_vote, back)
+    y = Concat <axis = 1> (a_column, b_vote)
+}"""
+FIRST, SECOND = (RNG.normal(size=(2, 3)).astype(np.float32) for _ in range(2))
+
+
+def test_votes_have_shares_too() -> None:
+    made = parse(VOTE, first=FIRST, second=SECOND)
+    wanted = run(made, {"x": ROWS})["y"]
+    for routing in ("hard", "straight-through"):
+        found = values(to_torch(made, routing)).detach().numpy()
+        np.testing.assert_array_equal(found, wanted)
+    sharp = values(to_torch(made, temperature=1e-4)).detach().numpy()
+    np.testing.assert_allclose(sharp, wanted, atol=0.01)
+    soft = to_torch(made, temperature=1.0)
+    values(soft).sum().backward()
+    assert all(tensor.grad.abs().max() > 0 for tensor in soft.tensors().values())
+
+
+def test_a_label_stays_a_label_as_a_float() -> None:
+    """It is no second output to choose from."""
+    made = parse(
+        """g (float[N, 2] x) => (float[N, 3] y, float[N] label) {
+            y = MatMul (x, first)
+            best = ArgMax <axis = 1, keepdims = 0> (y)
+            label = Cast <to = 1> (best)
+        }""",
+        first=FIRST,
+    )
+    assert list(to_torch(made).predict(ROWS)) == ["y"]
+    assert find_neighbours(made.graph) == []

@@ -48,8 +48,8 @@ def learned_numbers(prepared: Prepared) -> Numbers:
             if blocked:
                 waiting.add(value)
         node = makers.get(value)
-        if node is None:
-            continue
+        if node is None or node.op_type in ("Shape", "Size"):
+            continue  # of a shape no number was learned
         own = _own(prepared, node)
         lacks = node.domain == "ai.onnx.ml" and find(node.domain, node.op_type) is None
         found |= own
