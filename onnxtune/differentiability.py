@@ -32,6 +32,7 @@ _INPUTS: dict[str, tuple[int, ...] | None] = {
     "LayerNormalization": (0, 1, 2),
     "OneHot": (2,),
     "RMSNormalization": (0, 1),
+    "RNN": (0, 1, 2, 3, 5),
     "Scatter": (0, 2),
     "ScatterElements": (0, 2),
     "ScatterND": (0, 2),

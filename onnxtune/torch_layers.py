@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -217,6 +217,46 @@ def _distances(node: Node) -> Converted:
     return Operation(distances), [0, 1]
 
 
+def _rnn(node: Node) -> Converted:
+    """One direction, forwards; older exports add numbers up with it."""
+    named = node.attributes.get("activations", ["Tanh"])[0]
+    alpha, beta = (
+        float(node.attributes.get(f"activation_{word}", [usual])[0])
+        for word, usual in (("alpha", 1.0), ("beta", 0.0))
+    )
+    activations: dict[str, Callable[[Tensor], Tensor]] = {
+        "Affine": lambda data: alpha * data + beta,
+        "Relu": torch.relu,
+        "Sigmoid": torch.sigmoid,
+        "Tanh": torch.tanh,
+    }
+    plain = node.attributes.get("direction", "forward") == "forward"
+    odd = node.has(4) or "clip" in node.attributes or node.attributes.get("layout", 0)
+    if named not in activations or not plain or odd:
+        raise UnsupportedError(
+            f"RNN '{node.name}': only forwards, over whole sequences, with Affine, Relu, Sigmoid "
+            "or Tanh, has it a torch form."
+        )
+    places = _present(node, 6)
+    count = len(node.outputs)
+
+    def over_time(*values: Tensor) -> Tensor | tuple[Tensor, ...]:
+        given = dict(zip(places, values, strict=True))
+        data, weights, back = given[0], given[1][0], given[2][0]
+        entering = data @ weights.T
+        if 3 in given:
+            entering = entering + sum(given[3][0].chunk(2))
+        start = data.new_zeros(data.shape[1], len(back))
+        state, made = given[5][0] if 5 in given else start, []
+        for step in entering:  # along the sequence, not the rows
+            state = activations[named](step + state @ back.T)
+            made.append(state)
+        every = torch.stack(made).unsqueeze(1)
+        return every if count == 1 else (every, state.unsqueeze(0))
+
+    return Operation(over_time), places
+
+
 CONVERTERS: dict[str, Converter] = {
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_normalization,
@@ -233,4 +273,5 @@ CONVERTERS: dict[str, Converter] = {
     "MaxPool": _max_pool,
     "MeanVarianceNormalization": _mean_variance_normalization,
     "RMSNormalization": _rms_normalization,
+    "RNN": _rnn,
 }

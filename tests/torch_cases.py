@@ -473,6 +473,22 @@ CASES += [
     case("LayerNormalization", MATRIX, floats(3), floats(3)),
     case("LayerNormalization", CUBE, floats(3, 4), attributes={"axis": 1, "epsilon": 0.1}),
     case("LayerNormalization", CUBE, floats(4), floats(4), outputs=3),
+    *[
+        case(
+            "RNN",
+            floats(4, 2, 3),
+            floats(1, 5, 3),
+            floats(1, 5, 5),
+            *more,
+            attributes={"hidden_size": 5} | how,
+            outputs=2,
+        )
+        for more in ((), (floats(1, 10), None, floats(1, 2, 5)))
+        for how in (
+            {},
+            {"activations": ["Affine"], "activation_alpha": [0.5], "activation_beta": [0.25]},
+        )
+    ],
     case("MeanVarianceNormalization", IMAGES),
     case("RMSNormalization", CUBE, floats(3, 4), attributes={"axis": 1}, opset=23),
     case("Swish", MATRIX, attributes={"alpha": 0.5}, opset=24),
