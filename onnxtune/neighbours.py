@@ -9,12 +9,13 @@ would be with each candidate.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 from onnx import TensorProto, helper
 
-from onnxtune.subgraphs import subgraphs
+from onnxtune.differentiability import gradient_paths
+from onnxtune.subgraphs import places, subgraphs
 from rewrites.core.builder import PRIVATE_DOMAIN
 from rewrites.core.graph_pass import STANDARD_DOMAINS
 
@@ -82,8 +83,8 @@ def find_neighbours(graph: onnx.GraphProto) -> list[Neighbours]:
 
 def _behind(top: onnx.NodeProto, nodes: Iterable[onnx.NodeProto], floats: set[str]) -> Neighbours:
     makers: dict[str, onnx.NodeProto] = {}
-    places = top.output[_PLACES[top.op_type] :]
-    tagged = {name for name in places if name}
+    found = top.output[_PLACES[top.op_type] :]
+    tagged = {name for name in found if name}
     exits = {}
     for node in nodes:
         if not tagged & set(node.input) or not _passes(node, tagged):
@@ -97,7 +98,7 @@ def _behind(top: onnx.NodeProto, nodes: Iterable[onnx.NodeProto], floats: set[st
         else:
             tagged.add(out)
     used = {out for held in exits.values() for node in held for out in node.output}
-    return Neighbours(top, exits, frozenset(tagged & {*used, *places}))
+    return Neighbours(top, exits, frozenset(tagged & {*used, *found}))
 
 
 def _passes(node: onnx.NodeProto, tagged: set[str]) -> bool:
@@ -139,7 +140,12 @@ def soften_neighbours(proto: onnx.ModelProto, straight: bool) -> None:
         straight: whether values stay those of the nearest, and only gradients are of shares.
     """
     graph = proto.graph
+    carrying = _carrying(graph)
     for found in find_neighbours(graph):
+        exits = {out: nodes for out, nodes in found.exits.items() if out in carrying}
+        if not exits:
+            continue  # comparisons follow: no gradient would come of it, but other values
+        found = replace(found, exits=exits)
         slope, shares = (f"{found.top.name}/{word}" for word in ("inverse_temperature", "shares"))
         graph.initializer.append(helper.make_tensor(slope, TensorProto.FLOAT, [], [1.0]))
         made: list[onnx.NodeProto] = []
@@ -153,6 +159,25 @@ def soften_neighbours(proto: onnx.ModelProto, straight: bool) -> None:
                 made.append(_shares(node, slope, shares))
         del graph.node[:]
         graph.node.extend(made)
+
+
+def _carrying(graph: onnx.GraphProto) -> set[str]:
+    """The values of a core from which a gradient flows to one of its outputs."""
+    shares: dict[str, set[tuple[int, int]]] = {}
+    for found in find_neighbours(graph):
+        for name, held in found.paths().items():
+            shares.setdefault(name, set()).update(held)
+    reached = {value.name for value in graph.output}
+    for node in reversed(graph.node):
+        names = places(node)
+        if node.domain == PRIVATE_DOMAIN:
+            paths = {(i, o) for i in range(len(names)) for o in range(len(node.output))}
+        else:
+            paths = {*gradient_paths(node), *shares.get(node.name, ())}
+        reached |= {
+            names[i] for i, o in paths if i in range(len(names)) and node.output[o] in reached
+        }
+    return reached
 
 
 def _shares(top: onnx.NodeProto, slope: str, name: str) -> onnx.NodeProto:
@@ -174,18 +199,18 @@ def _soft_exit(
     graph: onnx.GraphProto, found: Neighbours, out: str, shares: str, straight: bool
 ) -> onnx.NodeProto:
     nodes = found.exits[out]
-    places = found.top.output[found.place]
+    where_from = found.top.output[found.place]
     read = {name for node in nodes for name in node.input}
     # Integers are constants of the graphs, floats may be tuned: those are captured.
     held = [t for t in graph.initializer if t.name in read and t.data_type not in _FLOATS]
-    given = [helper.make_tensor_value_info(places, TensorProto.INT64, None)]
+    given = [helper.make_tensor_value_info(where_from, TensorProto.INT64, None)]
     outputs = [helper.make_empty_tensor_value_info(out)]
     body = helper.make_graph(nodes, "found", given, outputs, held)
     tags = [_tag(node, found.tagged) for node in nodes]
     where = helper.make_graph(tags, "where", given, outputs, held)
     return helper.make_node(
         "SoftNeighbours",
-        [places, shares],
+        [where_from, shares],
         [out],
         name=nodes[-1].name,
         domain=PRIVATE_DOMAIN,

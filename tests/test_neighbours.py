@@ -204,3 +204,22 @@ def test_a_label_stays_a_label_as_a_float() -> None:
     )
     assert list(to_torch(made).predict(ROWS)) == ["y"]
     assert find_neighbours(made.graph) == []
+
+
+def test_places_that_only_comparisons_follow_stay_exact() -> None:
+    """Shares would bring no gradient, but move what is compared."""
+    made = parse(
+        """g (float[N, 2] x) => (float[N, 3] y) {
+            scores = MatMul (x, first)
+            k = Constant <value_ints = [3]> ()
+            near, places = TopK (scores, k)
+            weights = Gather (second, places)
+            half = Constant <value_float = 0.5> ()
+            above = Greater (weights, half)
+            y = Where (above, scores, near)
+        }""",
+        first=FIRST,
+        second=np.array([0.0, 0.4, 0.9], np.float32),
+    )
+    soft = values(to_torch(made, temperature=1.0)).detach().numpy()
+    np.testing.assert_allclose(soft, run(made, {"x": ROWS})["y"], rtol=1e-5)
