@@ -99,7 +99,7 @@ def main() -> int:
     parser.add_argument("--id", help="only models whose path contains this")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--timeout", type=float, default=60)
+    parser.add_argument("--timeout", type=float, default=300)
     parser.add_argument("--json", type=Path, default=RESULTS)
     options = parser.parse_args()
     paths = sorted(options.folder.rglob("*.onnx"))

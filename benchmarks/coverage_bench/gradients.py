@@ -12,7 +12,7 @@ from onnxtune.torch_module import OnnxModule
 
 TOLERANCE = 1e-3
 # Relative step sizes; one has to fit, as a wide one may cross a kink and a narrow one be noise.
-_STEPS = (1e-6, 1e-5, 1e-4, 1e-7, 1e-3)
+_STEPS = (1e-6, 1e-5, 1e-4, 1e-7, 1e-3, 1e-9)
 
 Array = np.ndarray
 
