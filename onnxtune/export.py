@@ -22,6 +22,7 @@ from onnxtune.preparation import (
     Prepared,
     constant_tensor,
     correct_outputs,
+    dense_tensor,
     opset_of,
     prepare,
     set_opset,
@@ -84,7 +85,7 @@ def _write(
     held = {tensor.name: tensor for tensor in proto.graph.initializer}
     for node, name in zip(proto.graph.node, node_names(base.graph), strict=True):
         constant = constant_tensor(node)
-        if constant is not None and node.output[0] in tensors:
+        if constant is not None and _is_tuned(constant, tensors.get(node.output[0])):
             # A list of floats becomes a tensor, which can be written to like an initializer.
             del node.attribute[:]
             node.attribute.append(onnx.helper.make_attribute("value", constant))
@@ -102,12 +103,23 @@ def _write(
             continue
         for attribute, values in change.after.items():
             _overwrite(node, attribute, change.before[attribute], values)
+    for sparse in list(proto.graph.sparse_initializer):
+        dense = dense_tensor(sparse, sparse.values.name)
+        if _is_tuned(dense, tensors.get(dense.name)):
+            # Tuned numbers stand where there were zeros, too.
+            proto.graph.sparse_initializer.remove(sparse)
+            held[dense.name] = proto.graph.initializer.add()
+            held[dense.name].CopyFrom(dense)
     for name, value in tensors.items():
         if name in held:
             count = _overwrite_tensor(held[name], np.asarray(value))
             if count:
                 changed[name] = count
     return Native(proto, changed, {}), replacements
+
+
+def _is_tuned(tensor: onnx.TensorProto, value: Array | None) -> bool:
+    return value is not None and not np.array_equal(numpy_helper.to_array(tensor), value)
 
 
 @dataclass(frozen=True)

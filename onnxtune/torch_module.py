@@ -22,10 +22,12 @@ from onnxtune.export import SavedForm, written
 from onnxtune.learned import ir_node, node_tensors, tensor_value
 from onnxtune.links import Source, find_source
 from onnxtune.model import ModelLike, load
+from onnxtune.neighbours import soften_neighbours
 from onnxtune.partition import Partition, partition
 from onnxtune.preparation import Prepared, prepare
 from onnxtune.runtime import input_types, run, session
 from onnxtune.saved_form import check_native
+from onnxtune.subgraphs import reads
 from onnxtune.torch_graph import CoreGraph, to_fx
 from rewrites.core.graph_pass import Plan
 from rewrites.core.linear import weight_unit
@@ -66,7 +68,7 @@ def to_torch(
     outputs = [output] if isinstance(output, str) else output
     cut = partition(prepared, outputs)
     spreads = {} if data is None else node_spreads(prepared, data)
-    return OnnxModule(prepared, cut, spreads, routing, width)
+    return OnnxModule(prepared, cut, spreads, routing, width, sharing=True)
 
 
 class OnnxModule(nn.Module):
@@ -84,8 +86,13 @@ class OnnxModule(nn.Module):
         spreads: Mapping[str, Array],
         routing: Routing,
         temperature: float,
+        sharing: bool = False,
     ) -> None:
-        """Use `to_torch`, which makes the parts."""
+        """Use `to_torch`, which makes the parts.
+
+        Without `sharing` neighbours and votes are what they are in files, in soft routing too, and
+        only their gradients are those of shares.
+        """
         super().__init__()
         self.prepared = prepared
         self.cut = cut
@@ -104,6 +111,7 @@ class OnnxModule(nn.Module):
         self._prefix: Any = None
         self._temperature = temperature
         self._routing: Routing = "soft"
+        self._sharing = sharing
         self.routing = routing
         self.register_state_dict_post_hook(_to_onnx_names)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_from_onnx_names)  # type: ignore[no-untyped-call]
@@ -302,6 +310,10 @@ class OnnxModule(nn.Module):
             if node.domain == "ai.onnx.ml" and self.cut.roles[node.name] == "core"
         }
         proto, _ = rewrite_model(self.cut.core, plan, read)
+        # Leaves are trained with hard routing, and may stand before votes.
+        if routing != "hard" or (trees and not self._sharing):
+            soft = self._sharing and routing == "soft"
+            soften_neighbours(proto, straight=not soft)
         links = {name: find_source(proto.graph, v) for name, v in self.cut.outputs.items()}
         self._links[routing] = links
         sources = [source.value for source in links.values()]
@@ -332,7 +344,7 @@ def _initializer(
 ) -> Learned:
     """A learned initializer of a standard node, its unit taken from what it meets there."""
     value = tensor_value(prepared, name)
-    node = next(node for node in cut.core.graph.node if name in node.input)
+    node = next(node for node in cut.core.graph.node if name in reads(node))
     spread = spreads.get(node.name)
     size = float(np.sqrt(np.mean(np.square(value, dtype=np.float64)))) or 1.0
     bound = constraint_of(cut.core.graph, name, value)

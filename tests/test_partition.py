@@ -244,8 +244,9 @@ def test_values_that_a_subgraph_captures_enter_the_core() -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     part = cut(model)
-    assert part.tensors == ("v",)
-    assert part.roles["if"] == "prefix"
+    assert part.tensors == ("w", "v")
+    assert part.roles["if"] == "core"
+    assert [value.name for value in part.inputs] == ["scaled"]
     feed = {"x": np.ones((3, 2), np.float32)}
     found = to_torch(model).predict(feed)["y"].detach().numpy()
     np.testing.assert_array_equal(found, run(model, feed)["y"])
