@@ -36,10 +36,16 @@ def with_inner(prepared: Prepared, name: str) -> Prepared | None:
 
 
 def without_inner(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """A copy without that output."""
+    """A copy without that output, and without what was added for it, called `<name>/...`."""
     kept = onnx.ModelProto()
     kept.CopyFrom(proto)
-    outputs = [output for output in kept.graph.output if output.name != name]
-    del kept.graph.output[:]
-    kept.graph.output.extend(outputs)
+    graph, added = kept.graph, f"{name}/"
+    outputs = [output for output in graph.output if output.name != name]
+    nodes = [node for node in graph.node if not node.name.startswith(added)]
+    tensors = [tensor for tensor in graph.initializer if not tensor.name.startswith(added)]
+    for field, left in ((graph.output, outputs), (graph.node, nodes), (graph.initializer, tensors)):
+        if len(left) < len(field):
+            held = [type(each).FromString(each.SerializeToString()) for each in left]
+            del field[:]
+            field.extend(held)
     return kept
