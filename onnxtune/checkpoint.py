@@ -58,10 +58,15 @@ class Slot:
                 facts = json.loads((file.metadata() or {})["facts"])
                 return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise ArgumentError(
-                f"{self.path}: is no state of a training ({error}); remove it, and that training "
-                "begins anew."
-            ) from None
+            raise self.unreadable(error) from None
+
+    def unreadable(self, error: Exception) -> ArgumentError:
+        """What to say of a file that holds something else."""
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return ArgumentError(
+            f"{self.path}: is no state of this training ({reason}); remove it, and the training "
+            "begins anew."
+        )
 
     def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Write a whole new file in place of the old one.
@@ -118,6 +123,8 @@ def open_checkpoint(
             left.unlink(missing_ok=True)
         others = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
         found = json.loads((path / _RUN).read_text()) if _RUN in others else None
+        if _RUN in others and not isinstance(found, dict):
+            raise ValueError(f"{_RUN} holds no record of a run")
     except (OSError, ValueError) as error:
         raise ArgumentError(f"checkpoint '{path}': cannot be used ({error}).") from None
     if found is None:
@@ -175,10 +182,16 @@ def described(value: Any) -> Any:
     if callable(value):
         own = getattr(value, "__qualname__", type(value).__qualname__)
         return f"{getattr(value, '__module__', '')}.{own}"
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, str | bool | int | float):
         return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, Mapping):
         return {str(key): described(entry) for key, entry in value.items()}
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
     if isinstance(value, list | tuple) and len(value) < 100:
         return [described(entry) for entry in value]
     return _fingerprint({"": np.asarray(value)})

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from onnxtune.parameters import Parameter
 
+# Entries of the optimizers' state that are one number for a tensor, on the CPU.
+OF_TENSORS = ("step", "square")
+
 
 class TensorAdam(torch.optim.Optimizer):
     """Adam whose steps are divided by the root mean square gradient of the whole tensor.

@@ -76,12 +76,20 @@ class Problem:
         return found if self.transform is None else transformed(self.transform, found)
 
     def held(self, table: Table, target: Array | None = None) -> Held:
-        """Rows to judge on."""
+        """Rows to judge on: those that count."""
         wanted = self.target(table) if target is None else target
+        rows = self.counting(table, wanted)
+        if len(rows) < table.rows:
+            table, wanted = table.take(rows), wanted[rows]
         start = time.perf_counter()
         entering = self.original.run_prefix(table.feed)
         seconds = time.perf_counter() - start
         return Held(table, wanted, entering, seconds, self.weight(table, wanted))
+
+    def counting(self, table: Table, target: Array) -> Array:
+        """Numbers of the rows whose weight is not 0."""
+        weight = self.weight(table, target)
+        return np.arange(table.rows) if weight is None else np.flatnonzero(weight)
 
     def weight(self, table: Table, target: Array) -> Array | None:
         """[N]: how much each row counts, 1 on average; None for all alike."""
@@ -181,8 +189,7 @@ def splits(
     """
     target = problem.target(given)
     if apart is not None:
-        weight = problem.weight(given, target)
-        return [Split(given, target, problem.held(apart), np.arange(given.rows), weight)]
+        return [_beside(problem, given, target, np.arange(given.rows), problem.held(apart))]
     rng = np.random.default_rng(seed)
     classes = problem.loss.target != "numbers"
     grouped = isinstance(valid, str) and given.groups is not None
@@ -195,8 +202,13 @@ def splits(
 
 
 def _split(problem: Problem, given: Table, target: Array, kept: Array, out: Array) -> Split:
-    rest, held = (given.take(rows) for rows in (kept, out))
-    valid = problem.held(held, target[out])
+    return _beside(problem, given, target, kept, problem.held(given.take(out), target[out]))
+
+
+def _beside(problem: Problem, given: Table, target: Array, kept: Array, valid: Held) -> Split:
+    """Of the rows that are kept for training, those that count."""
+    kept = kept[problem.counting(given.take(kept), target[kept])]
+    rest = given.take(kept)
     return Split(rest, target[kept], valid, kept, problem.weight(rest, target[kept]))
 
 

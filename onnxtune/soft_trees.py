@@ -152,6 +152,10 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 
 _soft_scores.register_autograd(_backward, setup_context=_remember)
 
+# Mixed precision may bring the source in halves; the backward pass needs one type for all.
+for _device in ("cpu", "cuda"):
+    _soft_scores.register_autocast(_device, torch.float32)
+
 
 class _Block:
     """A block of trees with its own numbers."""

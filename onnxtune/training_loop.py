@@ -8,13 +8,14 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from onnxtune.checkpoint import Slot
-from onnxtune.optimizers import adam, tensor_adam
+from onnxtune.optimizers import OF_TENSORS, adam, tensor_adam
 from onnxtune.output import progress
 from onnxtune.parameters import Parameter
 from onnxtune.row_losses import evaluate, row_losses
@@ -112,7 +113,7 @@ def train(
             bar.set_postfix_str(f"train {record.train:.4g}, valid {record.valid:.4g}")
             bar.update()
             if settings.on_epoch is not None and settings.on_epoch(record):
-                settings.stop.asked = state.done = True
+                settings.stop.asked = state.stopped = state.done = True
             state.save()
     best = state.best
     soft = best["soft"].tensors if routing == "soft" else None
@@ -184,6 +185,7 @@ class _State:
         self.history: list[Epoch] = []
         self.epoch = 0
         self.done = False
+        self.stopped = False  # by `on_epoch`, and so for good; Ctrl-C is of the process
 
     def set_rates(self, epoch: int) -> None:
         """The learning rates of an epoch, from 1: along a cosine from their full size to 2 %."""
@@ -216,38 +218,50 @@ class _State:
         facts = {
             "epoch": self.epoch,
             "done": self.done,
-            "stopped": self.settings.stop.asked and self.done,
+            "stopped": self.stopped,
             "best": {form: [best.loss, best.epoch] for form, best in self.best.items()},
             "history": [record.to_dict() for record in self.history],
         }
         self.training.slot.save(tensors, facts)
 
-    @torch.no_grad()
     def load(self) -> None:
-        """Go on from where it was kept, if it was."""
-        found = None if self.training.slot is None else self.training.slot.load()
-        if found is None:
+        """Go on from where it was kept, if it was.
+
+        Raises:
+            ArgumentError: what was kept is of something else.
+        """
+        slot = self.training.slot
+        found = None if slot is None else slot.load()
+        if slot is None or found is None:
             return
-        tensors, facts = found
+        try:
+            self._take(*found)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise slot.unreadable(error) from None
+
+    @torch.no_grad()
+    def _take(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         self.generator.set_state(tensors["generator"])
         for name, parameter in self.parameters.items():
             parameter.delta.copy_(tensors[f"delta/{name}"])
             held = [key.split("/")[1] for key in tensors
                     if key.startswith("optimizer/") and key.split("/", 2)[2] == name]  # fmt: skip
             self.optimizer.state[parameter.delta] = {
-                key: self._placed(tensors[f"optimizer/{key}/{name}"], parameter) for key in held
+                key: self._placed(tensors[f"optimizer/{key}/{name}"], key, parameter)
+                for key in held
             }
         for form, best in self.best.items():
             best.loss, best.epoch = facts["best"][form]
             best.tensors = {name: tensors[f"{form}/{name}"].numpy() for name in self.parameters}
         self.history = [Epoch(**record) for record in facts["history"]]
         self.epoch, self.done = facts["epoch"], facts["done"]
-        self.settings.stop.asked |= facts["stopped"]
+        self.stopped = facts["stopped"]
+        self.settings.stop.asked |= self.stopped
 
-    def _placed(self, value: Tensor, parameter: Parameter) -> Tensor:
-        """Where the optimizer has it: only `TensorAdam` keeps single numbers on the CPU."""
-        alone = self.settings.by_tensor and not value.dim()
-        return value if alone else value.to(parameter.delta.device)
+    def _placed(self, value: Tensor, key: str, parameter: Parameter) -> Tensor:
+        """Where the optimizer has it: `TensorAdam` keeps what it counts of a tensor on the CPU."""
+        stays = self.settings.by_tensor and key in OF_TENSORS
+        return value if stays else value.to(parameter.delta.device)
 
 
 class _Best:

@@ -278,6 +278,11 @@ def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...
 
 _path_scores.register_autograd(_backward, setup_context=_remember)
 
+# Mixed precision may bring the source in halves, which thresholds are not compared with.
+for _device in ("cpu", "cuda"):
+    _path_scores.register_autocast(_device, torch.float32)
+    _reached.register_autocast(_device, torch.float32)
+
 
 def _gates_backward(
     walk: _Walk,

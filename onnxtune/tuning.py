@@ -179,6 +179,10 @@ def tune(
         check_choice("sampling", sampling, SAMPLINGS)
     if not callable(order):
         check_choice("order", order, ORDERS)
+    if callable(order) and sampling is not None:
+        raise ArgumentError(
+            "sampling and an order of one's own exclude each other; draw the rows in the order."
+        )
     check_callable(augment=augment, on_epoch=on_epoch)
     if resume and checkpoint is None:
         raise ArgumentError("resume needs the checkpoint folder of the run; give checkpoint=.")
@@ -210,6 +214,7 @@ def tune(
     target = np.concatenate([part.valid.target for part in parts])
     warn_of_doubt(target, problem.loss, problem.labels)
     original = problem.original
+    freeze = [freeze] if isinstance(freeze, str) else sorted(set(freeze))
     trained = trainable(original, routing == "leaves", freeze)
     asked = {
         "routing": routing,
@@ -283,7 +288,7 @@ def tune(
                 )
 
             found = in_turns(task_of, parts, routing, float(max_size))
-            run, taken = found.run, found.taken
+            run, taken, done = found.run, found.taken, parts[: found.turns]
             beneath = taken["hard"]
             # A part of the trees that is refused is not made up for by all of them and a network.
             fits = max_size >= 1 or (beneath is not None and beneath.size < 1)
@@ -296,7 +301,7 @@ def tune(
                     taken["hard"], beneath = beside, own
             asked |= {"threads": count, "interrupted": stop.interrupted}
             result = outcome(
-                problem, parts, trained, found.court, run, taken, beneath, asked, started
+                problem, done, trained, found.court, run, taken, beneath, asked, started
             )
             if before is not None:
                 result = with_metrics(result, before)

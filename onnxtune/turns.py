@@ -26,6 +26,7 @@ class Found:
         run: the first one, its candidates judged on all.
         alone: the candidates to hand out by form, as the first of the turns made them.
         taken: the same, of several turns their mean.
+        turns: how many of them were done.
     """
 
     first: Court
@@ -33,6 +34,7 @@ class Found:
     run: Run
     alone: dict[Form, Candidate | None]
     taken: dict[Form, Candidate | None]
+    turns: int
 
 
 def in_turns(
@@ -79,4 +81,5 @@ def in_turns(
     court, found = pooled(courts, runs[0].candidates, losses[1:])
     alone = {form: best(found, form, accepted=not random) for form in FORMS}
     taken = {f: None if c is None else mean.judged(courts[0], c) for f, c in alone.items()}
-    return Found(courts[0], court, replace(runs[0], candidates=found), alone, taken)
+    first = replace(runs[0], candidates=found)
+    return Found(courts[0], court, first, alone, taken, len(runs))
