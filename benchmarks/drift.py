@@ -214,6 +214,18 @@ def summary(untouched: Array, outcomes: list[Outcome]) -> dict[str, Any]:
     return record
 
 
+def facts() -> dict[str, Any]:
+    """The machine and the versions."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "python": platform.python_version(),
+        "onnxtune": onnxtune.__version__,
+        "environment": {name: version(name) for name in PACKAGES}
+        | {"onnxruntime": onnxruntime.__version__},
+    }
+
+
 def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -263,17 +275,9 @@ def main() -> int:
                "taken", "tuning"]  # fmt: skip
     print(output.table(headers, lines))
     arguments = [options.table.name if a == str(options.table) else a for a in sys.argv[1:]]
-    facts = {
-        "command": " ".join(["python", "benchmarks/drift.py", *arguments]),
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "python": platform.python_version(),
-        "onnxtune": onnxtune.__version__,
-        "environment": {name: version(name) for name in PACKAGES}
-        | {"onnxruntime": onnxruntime.__version__},
-    }
+    found = {"command": " ".join(["python", "benchmarks/drift.py", *arguments])} | facts()
     RESULTS.parent.mkdir(exist_ok=True)
-    write(RESULTS, output.as_json({**facts, "rows": records}).encode() + b"\n")
+    write(RESULTS, output.as_json({**found, "rows": records}).encode() + b"\n")
     return 0
 
 

@@ -13,19 +13,28 @@ if TYPE_CHECKING:
     from onnxtune.benchmark import bench
     from onnxtune.conversion import convert
     from onnxtune.errors import OnnxTuneError
+    from onnxtune.estimators import to_onnx
+    from onnxtune.heads import replace_head
     from onnxtune.inspection import inspect
     from onnxtune.torch_module import to_torch
+    from onnxtune.tuner import Tuner
     from onnxtune.tuning import tune
     from onnxtune.verification import verify
+    from onnxtune.writers import MLflowWriter, TensorBoardWriter
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "MLflowWriter",
     "OnnxTuneError",
+    "TensorBoardWriter",
+    "Tuner",
     "__version__",
     "bench",
     "convert",
     "inspect",
+    "replace_head",
+    "to_onnx",
     "to_torch",
     "tune",
     "verify",
@@ -34,10 +43,15 @@ __all__ = [
 # Public name -> the module that holds it. No module is called like a public function: the name
 # would be the function first and, once imported, the module.
 _HOMES = {
+    "MLflowWriter": "writers",
     "OnnxTuneError": "errors",
+    "TensorBoardWriter": "writers",
+    "Tuner": "tuner",
     "bench": "benchmark",
     "convert": "conversion",
     "inspect": "inspection",
+    "replace_head": "heads",
+    "to_onnx": "estimators",
     "to_torch": "torch_module",
     "tune": "tuning",
     "verify": "verification",

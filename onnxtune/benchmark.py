@@ -20,7 +20,7 @@ import onnx
 from onnxtune import runtime
 from onnxtune.bench_report import BenchReport, Timing
 from onnxtune.errors import ArgumentError, DataError, ModelError, ProviderError
-from onnxtune.model import Model, load
+from onnxtune.model import Model, is_estimator, load
 
 Feed = dict[str, np.ndarray[Any, Any]]
 
@@ -39,6 +39,7 @@ def bench(
     repeats: int = 200,
     seconds: float = 2.0,
     seed: int = 0,
+    sample: Any = None,
 ) -> BenchReport:
     """Time models against each other, as a caller sees it: arrays in, arrays out.
 
@@ -58,6 +59,7 @@ def bench(
         repeats: timed runs of a model at one batch size on one provider, at most.
         seconds: bound on the time of those runs, for each model; the run under way ends first.
         seed: of the sampled rows.
+        sample: rows like those that estimators were fitted on; None takes the data.
 
     Returns:
         A report with a row for every provider, batch size and model. A provider that is not
@@ -80,7 +82,7 @@ def bench(
         raise ArgumentError(f"The number of repeats is at least 1, not {repeats}.")
     if not 0 < seconds < float("inf"):
         raise ArgumentError(f"The seconds for each model are more than 0, not {seconds}.")
-    loaded = _load(models, data)
+    loaded = _load(models, data if sample is None else sample)
     for model in loaded.values():
         # onnxruntime judges every model before anything is read off its graph.
         runtime.session(model.content, threads=threads, origin=model.origin)
@@ -155,7 +157,7 @@ def _load(models: Any, data: Any) -> dict[str, Model]:
     else:
         file = isinstance(models, str | bytes | os.PathLike | onnx.ModelProto | Model)
         # A scikit-learn Pipeline has a length and entries, but is one model.
-        if file or hasattr(models, "predict") or hasattr(models, "transform"):
+        if file or is_estimator(models):
             models = [models]
         elif not isinstance(models, Iterable):
             raise ArgumentError(f"Models come as a list or a mapping, not {type(models).__name__}.")

@@ -1,13 +1,12 @@
-"""The converters that skl2onnx lacks, or gets wrong: all of them for boosted trees."""
+"""The converters of the boosting libraries, which skl2onnx lacks."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numpy as np
 import onnx
 from skl2onnx import update_registered_converter
 from skl2onnx.common.data_types import FloatTensorType
@@ -15,31 +14,25 @@ from skl2onnx.common.shape_calculator import (
     calculate_linear_classifier_output_shapes,
     calculate_linear_regressor_output_shapes,
 )
-from skl2onnx.operator_converters.random_forest import (
-    convert_sklearn_random_forest_classifier,
-    convert_sklearn_random_forest_regressor_converter,
-)
-from sklearn.base import is_classifier
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from onnxtune.errors import MissingDependencyError, UnsupportedError
+from onnxtune.members import members
+from onnxtune.tree_container import TreeContainer
+
+Converter = Callable[[Any, Any, Any], None]
 
 _EXPORTERS = {
     "lightgbm": "onnxmltools",
     "xgboost": "onnxmltools",
     "catboost": "CatBoost's own export",
 }
-
-
-def members(estimator: Any) -> Iterator[Any]:
-    """The estimator and every estimator among its parameters, however deep."""
-    yield estimator
-    if hasattr(estimator, "get_params"):
-        yield from (
-            value
-            for value in estimator.get_params(deep=True).values()
-            if hasattr(value, "get_params")
-        )
+# As the text of a booster has them.
+_WRONG_SETTINGS = (
+    "boosting: rf",
+    "linear_tree: 1",
+    "zero_as_missing: 1",
+    "objective: multiclassova",
+)
 
 
 def exporter(estimator: Any) -> str:
@@ -65,6 +58,31 @@ def register(estimator: Any) -> None:
             ) from None
 
 
+def check_settings(estimator: Any) -> None:
+    """Refuse settings of LightGBM whose export is wrong, for where no rows can show it.
+
+    Raises:
+        UnsupportedError: with the setting.
+    """
+    for member in members(estimator):
+        booster = getattr(member, "booster_", None) if _fitted_lightgbm(member) else None
+        if booster is None:
+            continue
+        text = booster.model_to_string(num_iteration=1)
+        for setting in _WRONG_SETTINGS:
+            if f"[{setting}]" in text:
+                raise UnsupportedError(
+                    f"{type(member).__name__}: onnxmltools exports {setting.replace(': ', '=')} "
+                    "wrong. Fit it without; or give sample=X, rows to compare the export on, if "
+                    "you know that they are not concerned."
+                )
+
+
+def _fitted_lightgbm(member: Any) -> bool:
+    of_lightgbm = type(member).__module__.partition(".")[0] == "lightgbm"
+    return of_lightgbm and getattr(member, "fitted_", False)
+
+
 def _libraries(estimator: Any) -> set[str]:
     return {type(member).__module__.partition(".")[0] for member in members(estimator)} & set(
         _EXPORTERS
@@ -77,7 +95,8 @@ def _register(library: str) -> None:
         from lightgbm import LGBMClassifier, LGBMRanker, LGBMRegressor
         from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
 
-        convert, kinds = convert_lightgbm, [LGBMClassifier, LGBMRegressor, LGBMRanker]
+        convert = _with_doubles(convert_lightgbm)
+        kinds = [LGBMClassifier, LGBMRegressor, LGBMRanker]
     elif library == "xgboost":
         import onnxmltools  # noqa: F401  (fails here rather than in the middle of a conversion)
         from xgboost import XGBClassifier, XGBRegressor, XGBRFClassifier, XGBRFRegressor
@@ -99,6 +118,13 @@ def _register(library: str) -> None:
         update_registered_converter(
             kind, kind.__name__, shapes, convert, options=options, parser=parser
         )
+
+
+def _with_doubles(convert: Converter) -> Converter:
+    """A converter of trees that keeps the digits of doubles."""
+    return lambda scope, operator, container: convert(
+        scope, operator, TreeContainer(container, operator)
+    )
 
 
 def _convert_xgboost(scope: Any, operator: Any, container: Any) -> None:
@@ -137,49 +163,3 @@ def _convert_catboost(scope: Any, operator: Any, container: Any) -> None:
         name=scope.get_unique_operator_name(trees.op_type),
         **{item.name: onnx.helper.get_attribute_value(item) for item in trees.attribute},
     )
-
-
-class _PlainIntegers:
-    """A skl2onnx container that hands on Python integers: onnx 1.20 and later refuse booleans."""
-
-    def __init__(self, container: Any) -> None:
-        self._container = container
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._container, name)
-
-    def add_node(self, *arguments: Any, **attributes: Any) -> None:
-        integers = (int, np.integer, np.bool_)
-        for name, value in attributes.items():
-            if isinstance(value, list) and all(isinstance(item, integers) for item in value):
-                attributes[name] = [int(item) for item in value]
-        self._container.add_node(*arguments, **attributes)
-
-
-def _convert_histogram(scope: Any, operator: Any, container: Any) -> None:
-    fitted = operator.raw_operator
-    name = type(fitted).__name__
-    # skl2onnx exports both without a word, and wrong.
-    if getattr(fitted, "is_categorical_", None) is not None:
-        raise UnsupportedError(
-            f"{name}: skl2onnx cannot export categorical_features. Encode the categories in a "
-            "step before it."
-        )
-    if fitted.loss in ("poisson", "gamma"):
-        raise UnsupportedError(
-            f"{name}: skl2onnx leaves out the exponential of loss={fitted.loss!r}. Use LightGBM or "
-            "XGBoost for this loss."
-        )
-    convert = (
-        convert_sklearn_random_forest_classifier
-        if is_classifier(fitted)
-        else convert_sklearn_random_forest_regressor_converter
-    )
-    convert(scope, operator, _PlainIntegers(container))
-
-
-# In place of skl2onnx's own, for `convert_sklearn(custom_conversion_functions=...)`.
-REPLACED_CONVERTERS = {
-    HistGradientBoostingClassifier: _convert_histogram,
-    HistGradientBoostingRegressor: _convert_histogram,
-}

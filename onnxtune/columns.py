@@ -108,6 +108,12 @@ def _match(names: Sequence[str], wanted: Sequence[str], origin: str, noun: str) 
     return found
 
 
+def counterparts(names: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
+    """Wanted name -> the one of `names` that is the same, or becomes the same in exporters."""
+    found = _match(names, wanted, "the model", "input")
+    return {name: names[place] for name, place in found.items()}
+
+
 def _sanitised(name: str) -> str:
     """'hours-per-week' becomes 'hours_per_week', as in skl2onnx."""
     name = re.sub(r"\W", "_", name)

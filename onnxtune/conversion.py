@@ -58,6 +58,7 @@ def convert(
     trees: TreeForm | Literal["auto"] = "auto",
     batch_size: int = 1000,
     provider: Provider = "cpu",
+    sample: Any = None,
 ) -> onnx.ModelProto:
     """The model in standard operators.
 
@@ -73,6 +74,8 @@ def convert(
             nothing tunes, such as those before an operator without a gradient.
         batch_size: rows a call, for that forecast.
         provider: "cpu" or "cuda", likewise.
+        sample: rows like those an estimator was fitted on, to tell the types of its columns and to
+            compare its export on; None takes the data.
 
     Returns:
         A model at opset 17 and IR 8 where the original allows it, with the same inputs and
@@ -89,7 +92,7 @@ def convert(
     if form not in FORMS:
         raise ArgumentError(f"Form '{form}' is none of {', '.join(FORMS)}.")
     width = check_temperature(temperature)
-    prepared = prepare(load(model, data))
+    prepared = prepare(load(model, data if sample is None else sample))
     spreads = {} if data is None else node_spreads(prepared, data)
     routing = soft_routing(prepared) if form == "soft" else {}
     if form == "soft" and trees != "auto" and not _hard_trees(prepared, routing):

@@ -290,6 +290,8 @@ def _from_array(
 ) -> dict[str, Array]:
     if len(inputs) == 1 and (array.ndim > 2 or sizes_after_rows(inputs[0]) == ()):
         return {inputs[0].name: _fit(array, inputs[0], origin)}
+    if array.ndim == 1 and len(inputs) == 1 and inputs[0].is_string:
+        return {inputs[0].name: _fit(array, inputs[0], origin)}  # texts, one a row
     if array.ndim != 2:
         raise DataError(
             f"{origin}: is an array of {array.ndim} dimension{'s' * (array.ndim > 1)}, not 2; "

@@ -22,6 +22,7 @@ from onnxtune.preparation import (
     Prepared,
     constant_tensor,
     correct_outputs,
+    dense_tensor,
     opset_of,
     prepare,
     set_opset,
@@ -84,7 +85,7 @@ def _write(
     held = {tensor.name: tensor for tensor in proto.graph.initializer}
     for node, name in zip(proto.graph.node, node_names(base.graph), strict=True):
         constant = constant_tensor(node)
-        if constant is not None and node.output[0] in tensors:
+        if constant is not None and _is_tuned(constant, tensors.get(node.output[0])):
             # A list of floats becomes a tensor, which can be written to like an initializer.
             del node.attribute[:]
             node.attribute.append(onnx.helper.make_attribute("value", constant))
@@ -102,12 +103,23 @@ def _write(
             continue
         for attribute, values in change.after.items():
             _overwrite(node, attribute, change.before[attribute], values)
+    for sparse in list(proto.graph.sparse_initializer):
+        dense = dense_tensor(sparse, sparse.values.name)
+        if _is_tuned(dense, tensors.get(dense.name)):
+            # Tuned numbers stand where there were zeros, too.
+            proto.graph.sparse_initializer.remove(sparse)
+            held[dense.name] = proto.graph.initializer.add()
+            held[dense.name].CopyFrom(dense)
     for name, value in tensors.items():
         if name in held:
             count = _overwrite_tensor(held[name], np.asarray(value))
             if count:
                 changed[name] = count
     return Native(proto, changed, {}), replacements
+
+
+def _is_tuned(tensor: onnx.TensorProto, value: Array | None) -> bool:
+    return value is not None and not np.array_equal(numpy_helper.to_array(tensor), value)
 
 
 @dataclass(frozen=True)
@@ -170,6 +182,9 @@ def _with_numbers(
     attributes = dict(node.attributes)
     for name, values in after.items():
         own = name if name in attributes else f"{name}_as_tensor"
+        if own not in attributes:
+            attributes[name] = ir.AttrFloat32(name, float(np.ravel(values)[0]))
+            continue
         attribute = attributes[own]
         tensor = attribute.type == ir.AttributeType.TENSOR
         held = attribute.as_tensor().numpy() if tensor else numbers(node, own, np.float32)
@@ -189,11 +204,18 @@ def _with_numbers(
 
 
 def _overwrite(node: onnx.NodeProto, name: str, before: Array, after: Array) -> None:
-    """Write the numbers of an attribute that differ from the untouched ones."""
+    """Write the numbers of an attribute that differ from the untouched ones.
+
+    One that is not there is a single number, whose default stands for it.
+    """
     attributes = {attribute.name: attribute for attribute in node.attribute}
-    if name in attributes and attributes[name].type == onnx.AttributeProto.FLOAT:
+    absent = name not in attributes and f"{name}_as_tensor" not in attributes
+    if absent or (name in attributes and attributes[name].type == onnx.AttributeProto.FLOAT):
         if _differs(np.asarray(before), np.asarray(after)).any():
-            attributes[name].f = float(np.ravel(after)[0])
+            number = onnx.helper.make_attribute(name, float(np.ravel(after)[0]))
+            if absent:
+                attributes[name] = node.attribute.add()
+            attributes[name].CopyFrom(number)
         return
     if name in attributes and attributes[name].type == onnx.AttributeProto.FLOATS:
         attribute = attributes[name]

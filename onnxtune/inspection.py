@@ -11,13 +11,20 @@ import onnx
 from onnxtune import output
 from onnxtune.conversion import serving_for
 from onnxtune.errors import OnnxTuneError, UnsupportedError
-from onnxtune.learned import ir_node, is_learned, node_tensors, tensor_value
+from onnxtune.learned import (
+    held_by,
+    ir_node,
+    is_learned,
+    node_tensors,
+    rewrite_of,
+    tensor_value,
+)
 from onnxtune.model import ModelLike, load
-from onnxtune.partition import Partition, Role, partition
+from onnxtune.partition import Partition, Role, nodes_before_floats, partition
 from onnxtune.preparation import Prepared, prepare
 from onnxtune.saved_form import check_native
 from rewrites.core.graph_pass import STANDARD_DOMAINS
-from rewrites.core.registry import find
+from rewrites.core.registry import find, problems
 from rewrites.core.rewrite import Provider, Serving, TreeForm
 from rewrites.trees.costs import choose, forecasts, soft_row_bytes
 
@@ -59,8 +66,8 @@ class NodeReport:
 
     `role` is prefix, core, tail or cut (it stops the gradient of learned numbers before it).
     `handling` says what becomes of it in the hard form. `tensors` maps the name of each learned
-    tensor to its shape; `parameters` counts their numbers. `trees` says how an ensemble is
-    evaluated.
+    tensor to its shape, `tunable` names those that can be tuned, and `parameters` counts the
+    numbers of all. `trees` says how an ensemble is evaluated.
     """
 
     name: str
@@ -69,6 +76,7 @@ class NodeReport:
     handling: str
     tensors: dict[str, tuple[int, ...]]
     parameters: int
+    tunable: tuple[str, ...] = ()
     trees: TreeReport | None = None
 
 
@@ -76,7 +84,9 @@ class NodeReport:
 class Report:
     """A model, node by node.
 
-    `tunable` of the `learned` numbers can be tuned. `note` says why, where that is none.
+    `tunable` of the `learned` numbers can be tuned: every float tensor of more than one element on
+    a path to a float output is learned, and so is what a rewrite declares. `note` says why, where
+    none can be tuned. `packages` says what is wrong with rewrites that other packages bring.
     """
 
     model: str
@@ -86,6 +96,7 @@ class Report:
     learned: int
     tunable: int
     note: str | None
+    packages: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as dictionaries and lists."""
@@ -105,11 +116,23 @@ class Report:
             output.table(headers, rows, "lllllr"),
             "",
             f"{self.tunable:,} of {self.learned:,} learned numbers can be tuned.",
+            *self._untuned(),
         ]
         lines += [
             f"{node.name}: {node.trees.text()}." for node in self.nodes if node.trees is not None
         ]
-        return "\n".join([*lines, self.note] if self.note else lines)
+        return "\n".join([*lines, *([self.note] if self.note else []), *self.packages])
+
+    def _untuned(self) -> list[str]:
+        """What stands between the other numbers and the outputs, where some can be tuned."""
+        if self.tunable == self.learned:
+            return []
+        lines = ["In brackets: learned, but not tuned."]
+        cuts = [f"{node.operator} '{node.name}'" for node in self.nodes if node.role == "cut"]
+        if cuts:
+            more = f" and {len(cuts) - 5} more" if len(cuts) > 5 else ""
+            lines.append(f"No gradient passes {', '.join(cuts[:5])}{more}.")
+        return lines
 
 
 def _types(values: dict[str, str]) -> str:
@@ -117,15 +140,17 @@ def _types(values: dict[str, str]) -> str:
 
 
 def _shapes(node: NodeReport) -> str:
-    return ", ".join(
-        f"{name.removeprefix(node.name + '/')} {'x'.join(map(str, shape))}"
-        for name, shape in node.tensors.items()
-    )
+    def shown(name: str) -> str:
+        shape = "x".join(map(str, node.tensors[name]))
+        text = f"{name.removeprefix(node.name + '/')} {shape}"
+        return text if name in node.tunable else f"({text})"
+
+    return ", ".join(map(shown, node.tensors))
 
 
 def inspect(
     model: ModelLike,
-    data: Any = None,
+    sample: Any = None,
     *,
     trees: TreeForm | Literal["auto"] = "auto",
     batch_size: int = 1000,
@@ -135,7 +160,8 @@ def inspect(
 
     Args:
         model: a path, bytes, an `onnx.ModelProto` or a fitted estimator.
-        data: rows like those an estimator was fitted on, where it needs them to be exported.
+        sample: rows like those an estimator was fitted on, to tell the types of its columns and to
+            compare its export on.
         trees: the form of hard trees to forecast, as `convert` takes it.
         batch_size: rows a call, for that forecast.
         provider: "cpu" or "cuda", likewise.
@@ -146,7 +172,7 @@ def inspect(
         UnsupportedError: the trees take more memory in the form that was asked for than is at hand.
     """
     serving = serving_for(trees, batch_size, provider)
-    prepared = prepare(load(model, data))
+    prepared = prepare(load(model, sample))
     cut: Partition | None = None
     note = None
     try:
@@ -154,8 +180,12 @@ def inspect(
         cut = partition(prepared)
     except UnsupportedError as error:
         note = str(error)
-    nodes = tuple(_node(prepared, node, cut, serving) for node in prepared.proto.graph.node)
     tunable = set() if cut is None else set(cut.tensors)
+    counted = nodes_before_floats(prepared)
+    nodes = tuple(
+        _node(prepared, node, cut, serving, tunable, node.name in counted)
+        for node in prepared.proto.graph.node
+    )
     sizes = {name: int(np.prod(shape)) for node in nodes for name, shape in node.tensors.items()}
     types = {value.name: prepared.type_of(value.name) for value in prepared.proto.graph.output}
     held = {tensor.name for tensor in prepared.proto.graph.initializer}
@@ -171,6 +201,7 @@ def inspect(
         learned=sum(sizes.values()),
         tunable=sum(size for name, size in sizes.items() if name in tunable),
         note=note,
+        packages=problems(),
     )
 
 
@@ -183,8 +214,14 @@ def _kind(prepared: Prepared, name: str) -> str:
 
 
 def _node(
-    prepared: Prepared, node: onnx.NodeProto, cut: Partition | None, serving: Serving
+    prepared: Prepared,
+    node: onnx.NodeProto,
+    cut: Partition | None,
+    serving: Serving,
+    tunable: set[str],
+    counted: bool,
 ) -> NodeReport:
+    """`counted` is whether the node stands on a path to a float output."""
     tensors: dict[str, tuple[int, ...]] = {}
     refused = None
     try:
@@ -192,18 +229,23 @@ def _node(
         tensors = {name: tensor.value.shape for name, tensor in declared.items()}
     except OnnxTuneError as error:
         refused = str(error)
+    if refused is not None or find(node.domain, node.op_type) is None:
+        tensors |= held_by(node)
     held = {tensor.name: tensor for tensor in prepared.proto.graph.initializer}
     for name in node.input:
         if name in held and is_learned(held[name]):
             tensors[name] = tensor_value(prepared, name).shape
+    if not counted:
+        tensors = {}
     domain = "" if node.domain in STANDARD_DOMAINS else f"{node.domain}:"
     return NodeReport(
         name=node.name,
         operator=f"{domain}{node.op_type}",
         role="tail" if cut is None else cut.roles[node.name],
-        handling=_handling(node, refused),
+        handling=_handling(prepared, node, refused),
         tensors=tensors,
         parameters=sum(int(np.prod(shape)) for shape in tensors.values()),
+        tunable=tuple(name for name in tensors if name in tunable),
         trees=None if refused else _trees(prepared, node, serving),
     )
 
@@ -224,12 +266,13 @@ def _trees(prepared: Prepared, node: onnx.NodeProto, serving: Serving) -> TreeRe
     )
 
 
-def _handling(node: onnx.NodeProto, refused: str | None) -> str:
+def _handling(prepared: Prepared, node: onnx.NodeProto, refused: str | None) -> str:
     if refused is not None:
         return f"stays: {refused}"
     if node.domain in STANDARD_DOMAINS:
         return "standard"
-    rewrite = find(node.domain, node.op_type)
-    if rewrite is None:
+    if find(node.domain, node.op_type) is None:
         return "stays: no rewrite"
-    return "stays: no standard form" if rewrite.soften is None else "rewritten"
+    rewrite = rewrite_of(prepared, node)
+    stays = rewrite is None or rewrite.soften is None
+    return "stays: no standard form" if stays else "rewritten"

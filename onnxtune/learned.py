@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from onnxtune.preparation import Prepared
 from rewrites.core.attributes import long_list
 from rewrites.core.registry import find
-from rewrites.core.rewrite import Array, Tensor
+from rewrites.core.rewrite import Array, Rewrite, Tensor
 
 # What was read of a model, for as long as it lives.
 _NODES: WeakKeyDictionary[Prepared, dict[str, ir.Node]] = WeakKeyDictionary()
@@ -24,6 +24,13 @@ def is_learned(tensor: onnx.TensorProto) -> bool:
     return tensor.data_type in floats and int(np.prod(tensor.dims)) > 1
 
 
+def rewrite_of(prepared: Prepared, node: onnx.NodeProto) -> Rewrite | None:
+    """The rewrite of a node's operator; None where there is none, or none for this node."""
+    rewrite = find(node.domain, node.op_type)
+    covered = rewrite is not None and rewrite.covers(ir_node(prepared, node))
+    return rewrite if covered else None
+
+
 def node_tensors(
     prepared: Prepared, node: onnx.NodeProto, spread: Array | None = None
 ) -> dict[str, Tensor]:
@@ -32,11 +39,34 @@ def node_tensors(
     Raises:
         UnsupportedError: the rewrite cannot handle the node.
     """
-    rewrite = find(node.domain, node.op_type)
+    rewrite = rewrite_of(prepared, node)
     if rewrite is None:
         return {}
     tensors = rewrite.tensors(ir_node(prepared, node), spread)
     return {f"{node.name}/{role}": tensor for role, tensor in tensors.items()}
+
+
+def held_by(node: onnx.NodeProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of the float tensors and lists of more than one element inside a node.
+
+    They are the learned numbers of a node without a rewrite, or one that its rewrite refuses:
+    `<node>/<attribute>`, and `<node>/<tensor>` of the graphs inside it. How often a node of a tree
+    was hit says nothing of its answers.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for attribute in node.attribute:
+        if attribute.name.startswith("nodes_hitrates"):
+            continue
+        if len(attribute.floats) > 1:
+            found[f"{node.name}/{attribute.name}"] = (len(attribute.floats),)
+        if attribute.HasField("t") and is_learned(attribute.t):
+            found[f"{node.name}/{attribute.name}"] = tuple(attribute.t.dims)
+        graphs = [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
+        for graph in graphs:
+            for tensor in graph.initializer:
+                if is_learned(tensor):
+                    found[f"{node.name}/{tensor.name}"] = tuple(tensor.dims)
+    return found
 
 
 def ir_node(prepared: Prepared, node: onnx.NodeProto, name: str = "") -> ir.Node:
@@ -63,7 +93,8 @@ def _ir_node(prepared: Prepared, node: onnx.NodeProto, name: str) -> ir.Node:
         known = prepared.type_of(read)
         typed = known.kind.startswith("tensor(") and not known.is_string
         kind = ir.TensorType(ir.DataType.from_numpy(known.dtype)) if typed else None
-        inputs.append(ir.Value(name=read, type=kind) if read else None)
+        shape = None if known.shape is None else ir.Shape(known.shape)
+        inputs.append(ir.Value(name=read, type=kind, shape=shape) if read else None)
     attributes = [
         long_list(attribute) or ir.serde.deserialize_attribute(attribute)
         for attribute in node.attribute

@@ -126,7 +126,7 @@ class Output:
     size: float = 1.0
 
 
-def choose_loss(loss: str | RowLoss, output: Output) -> Loss:
+def choose_loss(loss: str | RowLoss | Loss, output: Output) -> Loss:
     """The loss that was asked for, or the one that fits the graph.
 
     Args:
@@ -137,6 +137,8 @@ def choose_loss(loss: str | RowLoss, output: Output) -> Loss:
     Raises:
         ArgumentError: no such loss or parameter, or one that does not fit the output.
     """
+    if isinstance(loss, Loss):
+        return loss
     link = output.source.link
     scored: Target = (
         "classes"

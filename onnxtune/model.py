@@ -62,7 +62,7 @@ def load(model: ModelLike, data: Any = None) -> Model:
         return _from_bytes(bytes(model), "the given bytes")
     if isinstance(model, str | os.PathLike):
         return _from_path(Path(model))
-    if hasattr(model, "predict") or hasattr(model, "transform"):
+    if is_estimator(model):
         from onnxtune.estimators import to_onnx
         from onnxtune.fitted_columns import check_columns
 
@@ -72,6 +72,11 @@ def load(model: ModelLike, data: Any = None) -> Model:
         f"A model is a path, bytes, an onnx.ModelProto or a fitted estimator, "
         f"not {type(model).__name__}."
     )
+
+
+def is_estimator(model: ModelLike) -> bool:
+    """Whether a model argument is to be exported first."""
+    return any(hasattr(model, name) for name in ("predict", "transform", "fit"))
 
 
 def _from_path(path: Path) -> Model:

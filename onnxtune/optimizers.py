@@ -1,12 +1,15 @@
-"""Adam with one second moment a tensor."""
+"""Adam, and Adam with one second moment a tensor."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from onnxtune.parameters import Parameter
 
 # Entries of the optimizers' state that are one number for a tensor, on the CPU.
 OF_TENSORS = ("step", "square")
@@ -47,3 +50,25 @@ class TensorAdam(torch.optim.Optimizer):
                 size = math.sqrt(float(state["square"]) / (1 - second**steps))
                 rate = group["lr"] / (1 - first**steps)
                 parameter.add_(state["mean"], alpha=-rate / (size + group["eps"]))
+
+
+def adam(parameters: Mapping[str, Parameter], rates: Mapping[str, float]) -> torch.optim.Optimizer:
+    """Adam with a learning rate for every parameter, in one kernel a group."""
+    return torch.optim.Adam(_groups(parameters, rates), fused=True)
+
+
+def tensor_adam(
+    parameters: Mapping[str, Parameter], rates: Mapping[str, float]
+) -> torch.optim.Optimizer:
+    """`TensorAdam` with a learning rate for every parameter."""
+    return TensorAdam(_groups(parameters, rates))
+
+
+def _groups(
+    parameters: Mapping[str, Parameter], rates: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """The parameters by their learning rate, which each group keeps as "rate"."""
+    found: dict[float, list[Tensor]] = {}
+    for name, parameter in parameters.items():
+        found.setdefault(rates[name], []).append(parameter.delta)
+    return [{"params": held, "lr": rate, "rate": rate} for rate, held in found.items()]

@@ -15,6 +15,9 @@ from rewrites.core.rewrite import Tensor as Learned
 # A leaf's share of a class below this is lifted to it before the logarithm is taken.
 _SMALLEST_SHARE = 0.02
 
+# A positive number is at most exp of this away from where it was, so that it stays one.
+_FARTHEST = 20.0
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -35,7 +38,7 @@ class Parameter:
         if self.constraint is None:
             return self.initial + self.unit * self.delta
         if self.constraint.kind == "positive":
-            return self.initial * self.delta.exp()
+            return self.initial * self.delta.clamp(-_FARTHEST, _FARTHEST).exp()
         if self.constraint.kind == "simplex":
             total = self.initial.sum(dim=1, keepdim=True)
             return _moved(self.initial, total, self.delta)

@@ -16,9 +16,11 @@ import onnx
 from onnxtune.copying import without_long_lists
 from onnxtune.differentiability import gradient_paths
 from onnxtune.errors import ArgumentError, OnnxTuneError, UnsupportedError
-from onnxtune.learned import is_learned, node_tensors
+from onnxtune.learned import is_learned, node_tensors, rewrite_of
+from onnxtune.neighbours import find_neighbours
 from onnxtune.preparation import Prepared, value_info
 from onnxtune.runtime import ValueType
+from onnxtune.subgraphs import places, reads
 from rewrites.core.registry import find
 
 Role = Literal["prefix", "core", "tail", "cut"]
@@ -117,6 +119,16 @@ def float_outputs(prepared: Prepared) -> dict[str, str]:
     return found
 
 
+def nodes_before_floats(prepared: Prepared) -> set[str]:
+    """Names of the nodes on a path to a float output, with a gradient or without.
+
+    Of a model without float outputs, those on a path to any output.
+    """
+    graph = _Graph(prepared)
+    values = float_outputs(prepared).values() or [v.name for v in prepared.proto.graph.output]
+    return graph._before(values)
+
+
 def _choose(
     prepared: Prepared,
     graph: _Graph,
@@ -147,23 +159,27 @@ class _Graph:
     def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
         self.nodes = {node.name: node for node in prepared.proto.graph.node}
-        self.inputs = {name: _reads(node) for name, node in self.nodes.items()}
+        self.inputs = {name: reads(node) for name, node in self.nodes.items()}
         self.maker = {out: n for n, node in self.nodes.items() for out in node.output if out}
         self.initializers = {t.name: t for t in prepared.proto.graph.initializer}
         self.refused: dict[str, str] = {}
         self.holders: dict[str, list[str]] = {}
         self.values_of: dict[str, list[str]] = {}
-        self._paths: dict[str, list[tuple[int, int]]] = {}
+        self._paths: dict[str, list[tuple[int | None, int]]] = {}
+        self._neighbours = find_neighbours(prepared.proto.graph)
+        self._shared = {value for found in self._neighbours for value in found.tagged}
         self._find_tensors()
 
     def _find_tensors(self) -> None:
         """Fill `holders` (tensor -> nodes that read it) and the gradient paths of each node."""
+        shares = {n: p for found in self._neighbours for n, p in found.paths().items()}
         for name, node in self.nodes.items():
-            paths = gradient_paths(node)
+            paths = list(dict.fromkeys([*gradient_paths(node), *sorted(shares.get(name, ()))]))
             roles: Iterable[str] = ()
-            rewrite = find(node.domain, node.op_type)
-            if rewrite is not None:
+            if find(node.domain, node.op_type) is not None:
                 try:
+                    if rewrite_of(self.prepared, node) is None:
+                        paths = []
                     roles = node_tensors(self.prepared, node)
                 except OnnxTuneError as error:
                     self.refused[name] = str(error)
@@ -172,8 +188,9 @@ class _Graph:
             makes = [node.output[o] for o in dict.fromkeys(o for _, o in paths)]
             for role in roles:
                 self._hold(role, name, makes)
+            taken = places(node)
             for place, _ in paths:
-                read = node.input[place] if place < len(node.input) else ""
+                read = "" if place is None or place >= len(taken) else taken[place]
                 if read in self.initializers and is_learned(self.initializers[read]):
                     self._hold(read, name, makes)
 
@@ -210,16 +227,20 @@ class _Graph:
             if name is None:
                 continue
             node = self.nodes[name]
+            taken = places(node)
             for source, target in self._paths[name]:
-                if source >= len(node.input) or node.output[target] != value:
+                if source is None or source >= len(taken) or node.output[target] != value:
                     continue
-                read = node.input[source]
+                read = taken[source]
                 if read and read not in reached and self._is_float(read):
                     reached.add(read)
                     queue.append(read)
         return reached
 
     def _is_float(self, value: str) -> bool:
+        # Places of neighbours carry shares.
+        if value in self._shared:
+            return True
         # A value of unknown type (inside a model that could not be inferred) is given the benefit.
         kind = self.prepared.type_of(value).kind
         return not kind or self.prepared.type_of(value).is_float or not kind.startswith("tensor")
@@ -230,8 +251,8 @@ class _Graph:
 
     def _after(self, starts: set[str]) -> set[str]:
         readers: dict[str, list[str]] = {}
-        for name, reads in self.inputs.items():
-            for value in reads:
+        for name, taken in self.inputs.items():
+            for value in taken:
                 readers.setdefault(value, []).append(name)
         reached, queue = set(starts), deque(starts)
         while queue:
@@ -255,8 +276,8 @@ class _Graph:
     def entering(self, core: set[str]) -> list[str]:
         """Values that core nodes read and neither make nor hold, in order of first use."""
         made = {out for name in core for out in self.nodes[name].output}
-        reads = (value for name in self.nodes if name in core for value in self.inputs[name])
-        return [v for v in dict.fromkeys(reads) if v not in made and v not in self.initializers]
+        taken = (value for name in self.nodes if name in core for value in self.inputs[name])
+        return [v for v in dict.fromkeys(taken) if v not in made and v not in self.initializers]
 
     def roles(self, core: set[str], entering: list[str]) -> dict[str, Role]:
         before = self._before(entering)
@@ -266,12 +287,16 @@ class _Graph:
                 roles[name] = "core"
             elif name in before:
                 stops = name in self.refused or (
-                    not self._paths[name] and self._carries_learned(name)
+                    not self._passes(name) and self._carries_learned(name)
                 )
                 roles[name] = "cut" if stops else "prefix"
             else:
                 roles[name] = "tail"
         return roles
+
+    def _passes(self, name: str) -> bool:
+        """Whether a gradient flows from an output of a node to an input."""
+        return any(source is not None for source, _ in self._paths[name])
 
     def _carries_learned(self, name: str) -> bool:
         upstream = self._before(self.inputs[name])
@@ -281,11 +306,8 @@ class _Graph:
         """Why nothing can be tuned, naming the node in the way."""
         if self.refused:
             return next(iter(self.refused.values()))
-        opaque = [
-            node
-            for name, node in self.nodes.items()
-            if not self._paths[name] and node.domain not in ("", "ai.onnx")
-        ]
+        stops = [node for name, node in self.nodes.items() if not self._passes(name)]
+        opaque = [node for node in stops if node.domain not in ("", "ai.onnx")]
         blocking = next((node for node in opaque if find(node.domain, node.op_type) is None), None)
         if blocking is not None:
             return (
@@ -294,7 +316,6 @@ class _Graph:
             )
         if not self.holders:
             return "the model holds no learned tensors."
-        stops = [node for name, node in self.nodes.items() if not self._paths[name]]
         if not stops:
             return "no learned tensor stands before the output."
         names = ", ".join(f"{node.op_type} '{node.name}'" for node in stops[:3])
@@ -326,7 +347,7 @@ class _Graph:
         self, nodes: list[onnx.NodeProto], inputs: list[str], outputs: list[str]
     ) -> onnx.ModelProto:
         source = self.prepared.proto
-        read = {value for node in nodes for value in _reads(node)} | set(outputs)
+        read = {value for node in nodes for value in reads(node)} | set(outputs)
         held = [tensor for name, tensor in self.initializers.items() if name in read]
         declared = {value.name: value for value in source.graph.input}
         model = onnx.ModelProto(ir_version=source.ir_version, producer_name="onnxtune")
@@ -346,21 +367,3 @@ class _Graph:
             value for value in source.graph.value_info if value.name in made - named
         )
         return model
-
-
-def _reads(node: onnx.NodeProto) -> list[str]:
-    """The values that a node reads, those that its subgraphs capture included."""
-    reads = [name for name in node.input if name]
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            if graph.node or graph.output:
-                reads.extend(_captured(graph))
-    return reads
-
-
-def _captured(graph: onnx.GraphProto) -> list[str]:
-    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    own |= {out for node in graph.node for out in node.output}
-    reads = [name for node in graph.node for name in _reads(node)]
-    reads += [value.name for value in graph.output]
-    return [name for name in reads if name not in own]

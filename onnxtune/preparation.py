@@ -6,8 +6,9 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from onnxtune.errors import ModelError
 from onnxtune.model import Model
@@ -98,8 +99,10 @@ def prepare(source: Model) -> Prepared:
     types = _types(proto, source.origin)
     correct_outputs(proto, types)
     _lift_constants(proto)
+    _fill_sparse(proto)
     _annotate(proto, types)
     proto = _to_opset(proto, types)
+    _lift_constants(proto)  # the converter holds axes that were attributes in Constant nodes
     _name_nodes(proto)
     return Prepared(source, proto, types, _obstacle(proto, source.origin))
 
@@ -110,10 +113,18 @@ def _types(proto: onnx.ModelProto, origin: str) -> dict[str, ValueType]:
     try:
         return _computed(_with_column_counts(with_small_trees(proto)))
     except ModelError as error:
-        own = [n for n in proto.graph.node if n.domain not in (*STANDARD_DOMAINS, "ai.onnx.ml")]
-        if any(find(node.domain, node.op_type) is not None for node in own):
+        if has_own_operators(proto):
             return declared_types(proto)
         raise ModelError(f"{origin}: {error}") from error
+
+
+def has_own_operators(proto: onnx.ModelProto) -> bool:
+    """Whether there are operators of a user's own domain that have a rewrite.
+
+    onnxruntime need not know them.
+    """
+    own = [n for n in proto.graph.node if n.domain not in (*STANDARD_DOMAINS, "ai.onnx.ml")]
+    return any(find(node.domain, node.op_type) is not None for node in own)
 
 
 def _with_column_counts(probe: onnx.ModelProto) -> onnx.ModelProto:
@@ -201,10 +212,29 @@ def _lift_constants(proto: onnx.ModelProto) -> None:
         proto.graph.node.extend(copies)
 
 
+def _fill_sparse(proto: onnx.ModelProto) -> None:
+    """Sparse initializers become dense ones of the same name, which onnx_ir keeps."""
+    for sparse in proto.graph.sparse_initializer:
+        proto.graph.initializer.append(dense_tensor(sparse, sparse.values.name))
+    del proto.graph.sparse_initializer[:]
+
+
+def dense_tensor(sparse: onnx.SparseTensorProto, name: str) -> onnx.TensorProto:
+    """A sparse tensor with its zeros. Its places are counted through, or given by axis."""
+    values = numpy_helper.to_array(sparse.values)
+    places = numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    if places.ndim == 2:
+        dense[tuple(places.T)] = values
+    else:
+        dense.reshape(-1)[places] = values
+    return numpy_helper.from_array(dense, name)
+
+
 def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
     """The tensor of a standard Constant node; None for any other node.
 
-    Of a Constant that holds plain numbers it is a copy, not to be written to.
+    Of a Constant that holds plain numbers, or a sparse tensor, it is a copy, not to be written to.
     """
     if node.op_type != "Constant" or node.domain not in STANDARD_DOMAINS:
         return None
@@ -212,6 +242,8 @@ def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
         if attribute.name == "value":
             tensor: onnx.TensorProto = attribute.t
             return tensor
+        if attribute.name == "sparse_value":
+            return dense_tensor(attribute.sparse_tensor, node.output[0])
         if attribute.name in _CONSTANT_TYPES:
             value = helper.get_attribute_value(attribute)
             plural = attribute.name.endswith("s")

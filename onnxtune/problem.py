@@ -115,7 +115,7 @@ def pose(
     prepared: Prepared,
     table: Table,
     output: str | None,
-    loss: str | RowLoss,
+    loss: str | RowLoss | Loss,
     transform: str | None,
     temperature: float,
     device: torch.device,

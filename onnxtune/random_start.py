@@ -84,20 +84,22 @@ def _numbers(module: OnnxModule, name: str, tensor: Tensor, rng: np.random.Gener
     """What is no threshold."""
     value = tensor.value
     unit = np.broadcast_to(tensor.unit, value.shape)
-    if tensor.constraint is not None:
+    if tensor.constraint is not None and tensor.constraint.kind != "positive":
         return _bound(tensor, rng)
     if tensor.group == "leaves":
         if name.endswith("/base_values"):
             return np.zeros(value.shape)
         return np.asarray(_LEAVES * _rms(value) * rng.standard_normal(value.shape))
-    if tensor.group == "offsets" or _is_added(module, name):
+    free = tensor.constraint is None
+    if free and (tensor.group == "offsets" or _is_added(module, name)):
         return np.zeros(value.shape)
-    inputs = _fan_in(module, name)
+    inputs = _fan_in(module, name) if free else None
     if inputs is not None:
         return np.asarray(unit * rng.standard_normal(value.shape) / np.sqrt(inputs))
     size = np.abs(value, dtype=np.float64)
     size = np.where(np.isfinite(size) & (size > 0), size, np.abs(unit))
-    return np.asarray(size * np.exp(_SCALES * rng.standard_normal(value.shape)))
+    found = np.asarray(size * np.exp(_SCALES * rng.standard_normal(value.shape)))
+    return found if free else np.copysign(found, value)
 
 
 def _bound(tensor: Tensor, rng: np.random.Generator) -> Array:

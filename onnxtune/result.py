@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import onnx
 from onnxtune import tune_plot, tune_report
 from onnxtune.export import SavedForm, with_metadata, written
 from onnxtune.figures import write_figure
+from onnxtune.inner_outputs import without_inner
 from onnxtune.model import check_output, write
 from onnxtune.preparation import Prepared
 from onnxtune.settings import Epoch
@@ -109,6 +111,8 @@ class TuneResult:
         report: figures for people and programs.
         module: the torch module, its tensors those of the native form.
         transform: what the target went through; the written graphs end in its inverse.
+        inner: the inner value that was tuned toward the target, if it was one.
+        again: `tune` with the arguments of this run.
     """
 
     prepared: Prepared
@@ -122,6 +126,8 @@ class TuneResult:
     module: Any = field(repr=False)
     metadata: dict[str, str] = field(repr=False)
     transform: str | None = None
+    inner: str | None = None
+    again: Callable[..., TuneResult] | None = field(default=None, repr=False)
 
     @property
     def tensors(self) -> dict[str, Array]:
@@ -144,6 +150,13 @@ class TuneResult:
         Raises:
             ArgumentError: no such form.
         """
+        proto = self._model(form)
+        if self.transform is not None:
+            proto = with_inverse(proto, self.report["output"], self.transform)
+        return proto
+
+    def _model(self, form: SavedForm) -> onnx.ModelProto:
+        """The model without the inverse of a target's transformation."""
         taken = self.soft if form == "soft" else self.hard
         prepared, tensors = (
             (self.prepared, {}) if taken is None else (taken.prepared, taken.tensors)
@@ -155,9 +168,21 @@ class TuneResult:
             with_metadata(proto, self.prepared.source, self.metadata)
         elif form != "native":
             with_metadata(proto, self.prepared.source, {})
-        if self.transform is not None:
-            proto = with_inverse(proto, self.report["output"], self.transform)
-        return proto
+        return proto if self.inner is None else without_inner(proto, self.inner)
+
+    def continue_(self, X: Any, y: Any, **changes: Any) -> TuneResult:
+        """Tune what came of this run on other rows.
+
+        It takes the arguments of the first run, but for those that speak of its rows alone (a
+        `valid` or `sample_weight` that is an array, `checkpoint` and `resume`).
+
+        Args:
+            X: the rows, as `onnxtune.tune` takes them.
+            y: the target.
+            changes: other arguments of `onnxtune.tune`.
+        """
+        assert self.again is not None
+        return self.again(self._model("native"), X, y, **changes)
 
     def warning(self, form: SavedForm) -> str | None:
         """What to know before the model is used in this form; None where there is nothing."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from onnxtune.caching import Border, Settled
 from onnxtune.calibration import node_spreads
 from onnxtune.columns import check_batch
+from onnxtune.constraints import constraint_of
 from onnxtune.conversion import check_temperature, rewrite_model
 from onnxtune.data import load as load_data
 from onnxtune.errors import ArgumentError
@@ -21,10 +22,12 @@ from onnxtune.export import SavedForm, written
 from onnxtune.learned import ir_node, node_tensors, tensor_value
 from onnxtune.links import Source, find_source
 from onnxtune.model import ModelLike, load
+from onnxtune.neighbours import soften_neighbours
 from onnxtune.partition import Partition, partition
 from onnxtune.preparation import Prepared, prepare
 from onnxtune.runtime import input_types, run, session
 from onnxtune.saved_form import check_native
+from onnxtune.subgraphs import reads
 from onnxtune.torch_graph import CoreGraph, to_fx
 from rewrites.core.graph_pass import Plan
 from rewrites.core.linear import weight_unit
@@ -41,6 +44,7 @@ def to_torch(
     temperature: float | str = "auto",
     data: Any = None,
     output: str | Sequence[str] | None = None,
+    sample: Any = None,
 ) -> OnnxModule:
     """The tunable core of a model as a torch module.
 
@@ -52,6 +56,7 @@ def to_torch(
         data: rows to measure the spreads on; without, the spread of a feature's thresholds
             stands for it.
         output: a float output of the model, or several; None takes all.
+        sample: rows like those an estimator was fitted on; None takes the data.
 
     Raises:
         ModelError: the model is unreadable or invalid.
@@ -59,11 +64,11 @@ def to_torch(
         UnsupportedError: nothing can be tuned; the message names the node in the way.
     """
     width = check_temperature(temperature)  # type: ignore[arg-type]
-    prepared = prepare(check_native(load(model, data)))
+    prepared = prepare(check_native(load(model, data if sample is None else sample)))
     outputs = [output] if isinstance(output, str) else output
     cut = partition(prepared, outputs)
     spreads = {} if data is None else node_spreads(prepared, data)
-    return OnnxModule(prepared, cut, spreads, routing, width)
+    return OnnxModule(prepared, cut, spreads, routing, width, sharing=True)
 
 
 class OnnxModule(nn.Module):
@@ -81,8 +86,13 @@ class OnnxModule(nn.Module):
         spreads: Mapping[str, Array],
         routing: Routing,
         temperature: float,
+        sharing: bool = False,
     ) -> None:
-        """Use `to_torch`, which makes the parts."""
+        """Use `to_torch`, which makes the parts.
+
+        Without `sharing` neighbours and votes are what they are in files, in soft routing too, and
+        only their gradients are those of shares.
+        """
         super().__init__()
         self.prepared = prepared
         self.cut = cut
@@ -101,6 +111,7 @@ class OnnxModule(nn.Module):
         self._prefix: Any = None
         self._temperature = temperature
         self._routing: Routing = "soft"
+        self._sharing = sharing
         self.routing = routing
         self.register_state_dict_post_hook(_to_onnx_names)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_from_onnx_names)  # type: ignore[no-untyped-call]
@@ -299,6 +310,10 @@ class OnnxModule(nn.Module):
             if node.domain == "ai.onnx.ml" and self.cut.roles[node.name] == "core"
         }
         proto, _ = rewrite_model(self.cut.core, plan, read)
+        # Leaves are trained with hard routing, and may stand before votes.
+        if routing != "hard" or (trees and not self._sharing):
+            soft = self._sharing and routing == "soft"
+            soften_neighbours(proto, straight=not soft)
         links = {name: find_source(proto.graph, v) for name, v in self.cut.outputs.items()}
         self._links[routing] = links
         sources = [source.value for source in links.values()]
@@ -329,9 +344,12 @@ def _initializer(
 ) -> Learned:
     """A learned initializer of a standard node, its unit taken from what it meets there."""
     value = tensor_value(prepared, name)
-    node = next(node for node in cut.core.graph.node if name in node.input)
+    node = next(node for node in cut.core.graph.node if name in reads(node))
     spread = spreads.get(node.name)
     size = float(np.sqrt(np.mean(np.square(value, dtype=np.float64)))) or 1.0
+    bound = constraint_of(cut.core.graph, name, value)
+    if bound is not None:
+        return Learned(value, "weights", size, bound)
     if node.op_type in ("MatMul", "Gemm") and value.ndim <= 2 and node.input[1] == name:
         rows = value.reshape(len(value), -1).T
         turned = any(a.name == "transB" and a.i for a in node.attribute)

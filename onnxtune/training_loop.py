@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from onnxtune.checkpoint import Slot
-from onnxtune.optimizers import OF_TENSORS, TensorAdam
+from onnxtune.optimizers import OF_TENSORS, adam, tensor_adam
 from onnxtune.output import progress
 from onnxtune.parameters import Parameter
 from onnxtune.row_losses import evaluate, row_losses
@@ -24,6 +24,9 @@ from onnxtune.rows import Rows
 from onnxtune.settings import Epoch, Settings
 from onnxtune.torch_module import OnnxModule
 from rewrites.core.rewrite import Array, Routing
+
+# Batches whose rows are taken at once, which is quicker than one by one.
+_BATCHES = 16
 
 _log = logging.getLogger(__name__)
 
@@ -119,30 +122,46 @@ def train(
 
 def _pass(module: OnnxModule, state: _State, rows: Rows, number: int) -> float | None:
     """One pass over the rows: their mean loss; None where it was cut short."""
-    settings, training, parameters = state.settings, state.training, state.parameters
+    settings, training = state.settings, state.training
     device = rows.target.device
-    half = (
-        torch.autocast(device.type, settings.precision)
-        if settings.precision is not None
-        else contextlib.nullcontext()
-    )
     state.set_rates(number)
     order = training.order.rows(number, state.generator)
     total = torch.zeros((), dtype=torch.float64, device=device)
-    for batch in torch.split(order, settings.batch_size):
-        if settings.stop.asked:
-            return None
-        state.optimizer.zero_grad()
-        part = rows.take(batch.to(device))
-        with half:
-            mean = row_losses(module, parameters, part, settings, training.routing).mean()
-        mean.backward()  # type: ignore[no-untyped-call]
-        total += mean.detach() * len(batch)
-        _drop_undefined(parameters)
-        if settings.clip is not None:
-            torch.nn.utils.clip_grad_norm_([p.delta for p in parameters.values()], settings.clip)
-        state.optimizer.step()
+    for several in torch.split(order, settings.batch_size * _BATCHES):
+        taken = rows.take(several.to(device))
+        for at in range(0, len(several), settings.batch_size):
+            if settings.stop.asked:
+                return None
+            part = taken.take(slice(at, at + settings.batch_size))
+            mean = step(module, state.parameters, state.optimizer, part, settings, training.routing)
+            total += mean * len(part)
     return float(total) / len(order)
+
+
+def step(
+    module: OnnxModule,
+    parameters: Mapping[str, Parameter],
+    optimizer: torch.optim.Optimizer,
+    rows: Rows,
+    settings: Settings,
+    routing: Routing,
+) -> Tensor:
+    """Move the parameters once, on all of the rows; returns the mean loss before, a scalar."""
+    half = (
+        torch.autocast(rows.target.device.type, settings.precision)
+        if settings.precision is not None
+        else contextlib.nullcontext()
+    )
+    for parameter in parameters.values():
+        parameter.delta.grad = None
+    with half:
+        mean = row_losses(module, parameters, rows, settings, routing).mean()
+    mean.backward()  # type: ignore[no-untyped-call]
+    _drop_undefined(parameters)
+    if settings.clip is not None:
+        torch.nn.utils.clip_grad_norm_([p.delta for p in parameters.values()], settings.clip)
+    optimizer.step()
+    return mean.detach()
 
 
 def _drop_undefined(parameters: Mapping[str, Parameter]) -> None:
@@ -160,9 +179,8 @@ class _State:
     ) -> None:
         self.parameters, self.settings, self.training = parameters, settings, training
         self.generator = torch.Generator().manual_seed(settings.seed)
-        groups = [{"params": [p.delta], "lr": settings.rates[n]} for n, p in parameters.items()]
-        optimizer = TensorAdam if settings.by_tensor else torch.optim.Adam
-        self.optimizer: torch.optim.Optimizer = optimizer(groups)
+        make = tensor_adam if settings.by_tensor else adam
+        self.optimizer = make(parameters, settings.rates)
         self.best = {"hard": _Best(parameters), "soft": _Best(parameters)}
         self.history: list[Epoch] = []
         self.epoch = 0
@@ -173,8 +191,8 @@ class _State:
         """The learning rates of an epoch, from 1: along a cosine from their full size to 2 %."""
         along = (epoch - 1) / max(self.settings.epochs, 1)
         factor = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * along))
-        for name, group in zip(self.parameters, self.optimizer.param_groups, strict=True):
-            group["lr"] = self.settings.rates[name] * factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * factor
 
     def end_epoch(self, record: Epoch, judged: Mapping[str, float]) -> None:
         """Take the epoch in, and see whether it was the last."""
@@ -230,7 +248,7 @@ class _State:
             held = [key.split("/")[1] for key in tensors
                     if key.startswith("optimizer/") and key.split("/", 2)[2] == name]  # fmt: skip
             self.optimizer.state[parameter.delta] = {
-                key: _placed(tensors[f"optimizer/{key}/{name}"], key, parameter.delta)
+                key: self._placed(tensors[f"optimizer/{key}/{name}"], key, parameter)
                 for key in held
             }
         for form, best in self.best.items():
@@ -241,10 +259,10 @@ class _State:
         self.stopped = facts["stopped"]
         self.settings.stop.asked |= self.stopped
 
-
-def _placed(value: Tensor, key: str, beside: Tensor) -> Tensor:
-    """Moments live where the numbers do; what is counted for a whole tensor stays on the CPU."""
-    return value if key in OF_TENSORS else value.to(beside.device)
+    def _placed(self, value: Tensor, key: str, parameter: Parameter) -> Tensor:
+        """Where the optimizer has it: `TensorAdam` keeps what it counts of a tensor on the CPU."""
+        stays = self.settings.by_tensor and key in OF_TENSORS
+        return value if stays else value.to(parameter.delta.device)
 
 
 class _Best:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from onnxtune.soft_trees import Blocks, blocks_of, soft_scores
-from onnxtune.torch_node import Node, Operation
+from onnxtune.torch_node import Converter, Node, Operation
 from onnxtune.tree_paths import Trees, leaf_sum, path_scores, reached
 
 
@@ -72,7 +71,7 @@ def _leaf_sum(node: Node) -> tuple[Operation, list[int]]:
     return Operation(lambda table, leaves: leaf_sum(table, leaves, reduction)), [0, 1]
 
 
-CONVERTERS: dict[str, Callable[[Node], tuple[Operation, list[int]]]] = {
+CONVERTERS: dict[str, Converter] = {
     "LeafSum": _leaf_sum,
     "TreeLeaves": _tree_leaves,
     "TreePaths": _tree_paths,

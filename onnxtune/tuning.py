@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -15,9 +18,11 @@ from onnxtune.checkpoint import data_fingerprint, described, open_checkpoint
 from onnxtune.companion import accompanied, check_companion
 from onnxtune.conversion import check_temperature
 from onnxtune.errors import ArgumentError
+from onnxtune.inner_outputs import with_inner
 from onnxtune.interruption import stoppable
+from onnxtune.joint_outputs import joint_problem
 from onnxtune.judging import convene
-from onnxtune.losses import RowLoss
+from onnxtune.losses import Loss, RowLoss
 from onnxtune.metric_report import measured, with_metrics
 from onnxtune.model import ModelLike, load
 from onnxtune.outcome import outcome
@@ -65,8 +70,9 @@ def tune(
     valid: Any = 0.2,
     test: Any = None,
     metrics: Any = (),
-    loss: str | RowLoss = "auto",
-    output: str | None = None,
+    loss: str | RowLoss | Mapping[str, str | RowLoss] = "auto",
+    output: str | Sequence[str] | None = None,
+    output_weight: Mapping[str, float] | None = None,
     target_transform: TargetTransform | None = None,
     sample_weight: Any = None,
     class_weight: ClassWeight | None = None,
@@ -112,7 +118,10 @@ def tune(
             "gamma" or "tweedie", with a parameter such as "pinball(0.9)"; a callable
             (output [N, K], target) -> [N]; or "auto": the log loss for class probabilities,
             Poisson behind an Exp, else squared.
-        output: which float output to tune, where there are several.
+        output: which float output to tune, where there are several; or any float tensor inside
+            the graph, toward a target of its own; or several outputs, `y` (and `loss`, if it
+            differs) being mappings of these to their targets.
+        output_weight: a mapping of several outputs to the weights of their losses.
         target_transform: "log1p", "log", "sqrt" or "asinh", for a model that was fitted on that of
             the target: it is compared with that, and the written graph ends in the inverse.
         sample_weight: how much each row counts: numbers from 0, or the name of a column.
@@ -154,6 +163,7 @@ def tune(
         ArgumentError: an argument has no such value, or the checkpoint is of another run.
         UnsupportedError: nothing can be tuned; the message names the node in the way.
     """
+    asked_for = dict(locals())
     started = time.perf_counter()
     check_whole(epochs=epochs, patience=patience)
     if batch_size is not None:
@@ -181,9 +191,22 @@ def tune(
     scorers = named_scorers(metrics)
     width = check_temperature(temperature)
     prepared = prepare(check_native(load(model, features(X, y, valid, sample_weight))))
+    inner: str | None = None
+    chosen: str | RowLoss | Loss
+    if output is not None and not isinstance(output, str):
+        joint = joint_problem(prepared, X, output, loss, output_weight, width, max_size, companion)
+        prepared, output, chosen, inner = joint.prepared, joint.name, joint.loss, joint.name
+        y, valid, test = joint.targets(y, valid, test)
+    elif isinstance(loss, Mapping) or output_weight is not None:
+        raise ArgumentError("a mapping of losses and output_weight are for several outputs.")
+    else:
+        chosen = loss
+        exposed = None if output is None else with_inner(prepared, output)
+        if exposed is not None:
+            prepared, inner = exposed, output
     given, apart = given_tables(prepared, X, y, valid, sample_weight)
     tested = None if test is None else reported_table(prepared, test, valid, sample_weight)
-    problem = pose(prepared, given, output, loss, target_transform, width, device_of(device))
+    problem = pose(prepared, given, output, chosen, target_transform, width, device_of(device))
     problem = weighted(problem, given, class_weight)
     parts = splits(problem, given, apart, valid, seed)
     if companion:
@@ -194,6 +217,7 @@ def tune(
     warn_of_doubt(target, problem.loss, problem.labels)
     original = problem.original
     freeze = [freeze] if isinstance(freeze, str) else sorted(set(freeze))
+    asked_for["freeze"] = freeze  # an iterator is through by now
     trained = trainable(original, routing == "leaves", freeze)
     asked = {
         "routing": routing,
@@ -207,7 +231,8 @@ def tune(
     kept = None
     if checkpoint is not None:
         more = {
-            "loss": loss, "output": output, "temperature": temperature, "epochs": epochs,
+            "loss": loss, "output": asked_for["output"], "output_weight": output_weight,
+            "temperature": temperature, "epochs": epochs,
             "batch_size": batch_size, "lr": lr, "freeze": freeze, "patience": patience,
             "valid": None if apart is not None else valid, "class_weight": class_weight,
             "sampling": sampling, "noise": noise, "augment": augment, "order": order,
@@ -282,4 +307,14 @@ def tune(
             result = outcome(
                 problem, done, trained, found.court, run, taken, beneath, asked, started
             )
-            return result if before is None else with_metrics(result, before)
+            if before is not None:
+                result = with_metrics(result, before)
+    again = {k: v for k, v in asked_for.items() if _holds_for_others(k, v)}
+    return replace(result, inner=inner, again=partial(tune, **again))
+
+
+def _holds_for_others(name: str, value: Any) -> bool:
+    """Whether an argument says something of other rows as well."""
+    if name in ("valid", "sample_weight"):
+        return isinstance(value, str | Real)
+    return name not in ("model", "X", "y", "test", "checkpoint", "resume")

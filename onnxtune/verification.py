@@ -12,6 +12,7 @@ import numpy as np
 from onnxtune import classes, model, runtime
 from onnxtune.agreement import OutputVerdict, Values, as_values, compare
 from onnxtune.columns import check_batch
+from onnxtune.counterparts import feed_for, output_names
 from onnxtune.errors import ArgumentError, DataError
 from onnxtune.flow import Array
 from onnxtune.metrics import absolute_error, log_loss, paired, squared_error, zero_one_error
@@ -107,6 +108,7 @@ def verify(
     rows: int = 1000,
     seed: int = 0,
     threads: int | None = 1,
+    sample: Any = None,
 ) -> Verdict:
     """Run two models on the same rows and compare their outputs by name.
 
@@ -115,6 +117,10 @@ def verify(
     margin of the original's scores is larger than the tolerance. A ZipMap may stand against the
     tensor of its values. Outputs that only the candidate has are ignored. One row and no rows
     must give outputs of the same shapes, unless the original itself fails on them.
+
+    Inputs are matched by name, also by the one that exporters make of it (`Age (years)` and
+    `Age__years_`); a model that takes a matrix may stand against one that takes columns. Where one
+    of the two is an estimator and no output has the same name, their order tells.
 
     Args:
         original: a path, bytes, an `onnx.ModelProto` or a fitted estimator.
@@ -128,6 +134,7 @@ def verify(
         seed: of the sampling.
         threads: for onnxruntime, whose last bits change with their number; None leaves the
             choice to it.
+        sample: rows like those an estimator was fitted on; None takes the data.
 
     Raises:
         ModelError: one of the models cannot be read, or onnxruntime refuses it.
@@ -141,27 +148,30 @@ def verify(
         raise ArgumentError(f"The tolerances are rtol={rtol} and atol={atol}; give 0 or more.")
     if data is None and rows < 1:
         raise ArgumentError(f"rows is {rows}; give 1 or more.")
-    first, second = model.load(original, data), model.load(candidate, data)
+    given = data if sample is None else sample
+    first, second = model.load(original, given), model.load(candidate, given)
     # Both are judged by onnxruntime before anything is read off their graphs.
     runners = [
         runtime.session(m.content, threads=threads, origin=m.origin) for m in (first, second)
     ]
     feed, answers = _feed(first, data, target, rows, seed)
     count = max((len(array) for array in feed.values()), default=0)
-    given = {value.name for value in runners[1].get_inputs()}
-    strange = sorted(given - set(feed))
-    if strange:
-        problem = f"The candidate has an input '{strange[0]}' that the original has not."
-        return Verdict(False, count, (), problems=(problem,))
+    inputs = [runtime.input_types(m.proto) for m in (first, second)]
     expected = _outputs(first, runners[0], feed, data is None)
-    taken = {name: array for name, array in feed.items() if name in given}
+    loose = any(model.is_estimator(held) for held in (original, candidate))
     try:
-        check_batch(runtime.input_types(second.proto), taken, second.origin)
-        found = as_values(second.proto, runtime.run(runners[1], taken))
+        taken = feed_for(inputs[1], inputs[0], feed, data, target)
+        if isinstance(taken, str):
+            problem = f"The candidate has an input '{taken}' that the original has not."
+            return Verdict(False, count, (), problems=(problem,))
+        check_batch(inputs[1], taken, second.origin)
+        results = as_values(second.proto, runtime.run(runners[1], taken))
     except DataError as error:
         return Verdict(False, count, (), problems=(f"The candidate fails: {error}",))
+    names = output_names(list(expected), list(results), loose)
+    found = {names[name]: held for name, held in results.items()}
     outputs = compare(first.proto, expected, found, count, rtol, atol)
-    problems = _small_batches((first, second), runners, feed, given)
+    problems = _small_batches((first, second), runners, (feed, taken), names)
     metrics = None if answers is None else _metrics(first, expected, found, answers)
     agrees = all(output.agrees for output in outputs) and not problems
     return Verdict(agrees, count, outputs, metrics, problems)
@@ -196,7 +206,10 @@ def _outputs(
 
 
 def _small_batches(
-    models: tuple[Model, Model], runners: list[Any], feed: dict[str, Array], given: set[str]
+    models: tuple[Model, Model],
+    runners: list[Any],
+    feeds: tuple[dict[str, Array], dict[str, Array]],
+    names: dict[str, str],
 ) -> tuple[str, ...]:
     """What goes wrong in the candidate alone with one row, or with none."""
     inputs = runtime.input_types(models[0].proto) + runtime.input_types(models[1].proto)
@@ -207,17 +220,17 @@ def _small_batches(
     for rows, name in ((1, "One row"), (0, "No rows")):
         if rows == 0 and "FeatureVectorizer" in operators:
             continue  # onnxruntime 1.31 ends the process
-        part = {key: array[:rows] for key, array in feed.items()}
+        parts = [{key: array[:rows] for key, array in feed.items()} for feed in feeds]
         try:
-            expected = as_values(models[0].proto, runtime.run(runners[0], part))
+            expected = as_values(models[0].proto, runtime.run(runners[0], parts[0]))
         except DataError:
             continue
         try:
-            taken = {key: array for key, array in part.items() if key in given}
-            results = as_values(models[1].proto, runtime.run(runners[1], taken))
+            held = as_values(models[1].proto, runtime.run(runners[1], parts[1]))
         except DataError as error:
             found.append(f"{name}: the candidate fails ({error}).")
             continue
+        results = {names[key]: values for key, values in held.items()}
         found += [
             f"{name}: output '{key}' has shape {list(held.shape)} in the original, "
             f"{list(results[key].shape)} in the candidate."

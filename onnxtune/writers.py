@@ -25,6 +25,9 @@ class TensorBoardWriter:
 
     `tune(..., on_epoch=TensorBoardWriter("runs"))`; then `tensorboard --logdir runs`.
 
+    Args:
+        folder: where the files go.
+
     Raises:
         MissingDependencyError: TensorBoard is not installed.
     """

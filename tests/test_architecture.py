@@ -22,11 +22,16 @@ import rewrites.errors
 
 PACKAGES = (Path(onnxtune.__file__).parent, Path(rewrites.__file__).parent)
 INTERFACE = {
+    "MLflowWriter",
     "OnnxTuneError",
+    "TensorBoardWriter",
+    "Tuner",
     "__version__",
     "bench",
     "convert",
     "inspect",
+    "replace_head",
+    "to_onnx",
     "to_torch",
     "tune",
     "verify",
@@ -175,7 +180,14 @@ def test_public_names_are_the_same_whatever_was_imported() -> None:
     for name, value in first.items():
         assert getattr(onnxtune, name) is value
         assert not inspect.ismodule(value)
-    for name in INTERFACE - {"OnnxTuneError", "__version__"}:
+    for name in INTERFACE - {
+        "MLflowWriter",
+        "TensorBoardWriter",
+        "Tuner",
+        "replace_head",
+        "OnnxTuneError",
+        "__version__",
+    }:
         assert inspect.isfunction(first[name]) and first[name].__name__ == name
 
 

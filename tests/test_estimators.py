@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,12 +28,31 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.preprocessing import (
+    MaxAbsScaler,
+    MinMaxScaler,
+    OneHotEncoder,
+    OrdinalEncoder,
+    RobustScaler,
+    SplineTransformer,
+    StandardScaler,
+)
 from sklearn.svm import LinearSVC
 
-from onnxtune.errors import DataError, MissingDependencyError, ModelError, UnsupportedError
-from onnxtune.estimators import check_export, to_onnx
+import onnxtune
+from onnxtune.errors import (
+    ArgumentError,
+    DataError,
+    MissingDependencyError,
+    ModelError,
+    UnsupportedError,
+)
+from onnxtune.estimator_conversion import convert
+from onnxtune.estimator_rows import inputs_of, rows_of
+from onnxtune.estimators import to_onnx
+from onnxtune.export_check import compare_export, report_mismatch
 from onnxtune.model import load
+from onnxtune.runtime import ValueType
 
 X, CLASSES = make_classification(300, 8, n_informative=5, n_classes=3, random_state=0)
 X = X.astype(np.float32)
@@ -247,7 +268,7 @@ def test_columns_by_name_need_rows(selector: Any) -> None:
     frame = table()[["label", "mean radius"]]
     columns = ColumnTransformer([("strings", OneHotEncoder(), selector)])
     model = make_pipeline(columns, LinearRegression()).fit(frame, target(table()))
-    with pytest.raises(ModelError, match=r"selects columns by name: pass X"):
+    with pytest.raises(ModelError, match=r"selects columns by name: pass sample=X"):
         to_onnx(model)
 
 
@@ -261,11 +282,14 @@ def test_unfitted_and_other_objects() -> None:
 
 
 def test_what_has_no_converter_is_named() -> None:
-    model = LocalOutlierFactor().fit(X)
-    with pytest.raises(UnsupportedError, match="LocalOutlierFactor: skl2onnx cannot") as caught:
+    model = make_pipeline(SplineTransformer(), LinearRegression()).fit(X, Y)
+    message = "Pipeline: skl2onnx cannot export its step SplineTransformer: there is no converter"
+    with pytest.raises(UnsupportedError, match=message) as caught:
         to_onnx(model, X)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+    with pytest.raises(ModelError, match="LocalOutlierFactor has neither predict nor transform"):
+        load(LocalOutlierFactor().fit(X), X)
 
 
 def test_rows_that_do_not_fit() -> None:
@@ -291,9 +315,15 @@ def test_rows_that_do_not_fit() -> None:
 def test_a_wrong_export_is_refused() -> None:
     forest = RandomForestRegressor(5, random_state=0).fit(X, Y)
     other = RandomForestRegressor(5, random_state=1).fit(X, Y[::-1])
-    check_export(forest, to_onnx(forest), X)
-    with pytest.raises(ModelError, match=r"the export by skl2onnx is wrong.* of 300 rows\."):
-        check_export(forest, to_onnx(other), X)
+    rows = rows_of(forest, X)
+    assert not compare_export(forest, to_onnx(forest), rows).wrong.any()
+    found = compare_export(forest, to_onnx(other), rows)
+    assert found.rows > 250 and found.worst > 10 and not found.ties
+    figures = rf"differs from the estimator on {found.rows} of 300 rows \(\d+\.\d%\), by up to \d"
+    with pytest.raises(ModelError, match=figures):
+        report_mismatch(forest, found, "error")
+    with pytest.warns(UserWarning, match=figures):
+        report_mismatch(forest, found, "warn")
 
 
 def test_a_forest_that_met_missing_numbers_is_refused() -> None:
@@ -301,7 +331,7 @@ def test_a_forest_that_met_missing_numbers_is_refused() -> None:
     holes = X.copy()
     holes[np.random.default_rng(0).random(X.shape) < 0.01] = np.nan
     forest = RandomForestRegressor(5, random_state=0).fit(holes, Y)
-    with pytest.raises(ModelError, match=r"wrong.* rows with missing numbers"):
+    with pytest.raises(ModelError, match=r"is wrong: .* of 29 rows with missing numbers"):
         to_onnx(forest, holes)
 
 
@@ -327,14 +357,70 @@ def test_histogram_boosting_that_skl2onnx_gets_wrong(model: Any, reason: str) ->
         to_onnx(model)
 
 
-def test_values_on_a_threshold_only_warn() -> None:
-    # Deep trees split between 38 and 40, and 39 lies exactly there: after the scaler's float32
-    # arithmetic it falls to either side.
+def on_thresholds() -> tuple[Any, pd.DataFrame]:
+    """Deep trees split between 38 and 40, and 39 lies exactly there: float32 arithmetic of a
+    scaler makes it fall to either side."""
     frame = table().drop(columns="label")
     model = make_pipeline(StandardScaler(), RandomForestRegressor(5, random_state=0))
-    model.fit(frame, target(table()))
-    with pytest.warns(UserWarning, match=r"on \d of 300 rows: their values sit on a threshold"):
-        to_onnx(model, frame)
+    return model.fit(frame, target(table())), frame
+
+
+def test_values_on_a_threshold_get_a_scaler_in_float64() -> None:
+    model, frame = on_thresholds()
+    rows = rows_of(model, frame)
+    plain = convert(model, inputs_of(model, rows))
+    found = compare_export(model, plain, rows)
+    assert found.rows > 3 and found.ties and not found.rounded
+    with pytest.raises(ModelError, match=r"on \d of 300 rows .*: their values sit on a threshold"):
+        report_mismatch(model, found, "error")
+    proto = to_onnx(model, frame)
+    assert inputs(proto) == {"X": (FLOAT, 4)}
+    assert [node.op_type for node in proto.graph.node][:4] == ["Cast", "Sub", "Div", "Cast"]
+    (answers,) = outputs(proto, {"X": frame.to_numpy(np.float32)})
+    np.testing.assert_allclose(answers.ravel(), model.predict(frame), rtol=1e-5)
+
+
+@pytest.mark.parametrize("scaler", [MinMaxScaler(clip=True), RobustScaler(), MaxAbsScaler()])
+def test_scalers_in_float64(scaler: Any) -> None:
+    scaler.fit(X[:200])
+    proto = convert(scaler, [ValueType("X", "tensor(float)", (None, 8))], exact=True)
+    (answers,) = outputs(proto, {"X": X})
+    assert (answers == scaler.transform(X.astype(np.float64)).astype(np.float32)).all()
+
+
+def test_numbers_that_float32_cannot_hold_are_fed_as_float64() -> None:
+    # Seconds since 1970: float32 knows every 128th.
+    seconds = 1.7e9 + np.arange(600.0)
+    rows = np.c_[seconds, np.random.default_rng(0).normal(size=600)]
+    model = HistGradientBoostingRegressor(max_iter=20).fit(rows, np.sin(seconds / 20))
+    proto = to_onnx(model, rows)
+    assert inputs(proto) == {"X": (onnx.TensorProto.DOUBLE, 2)}
+    (answers,) = outputs(proto, {"X": rows})
+    np.testing.assert_allclose(answers.ravel(), model.predict(rows), atol=1e-5)
+    hard = onnxtune.convert(model, "hard", sample=rows)
+    assert onnxtune.verify(model, hard, rows).agrees
+    module = onnxtune.to_torch(model, "hard", sample=rows)
+    answers = module.predict(rows)["variable"].detach().numpy()
+    np.testing.assert_allclose(answers.ravel(), model.predict(rows), atol=1e-5)
+
+
+def test_lightgbm_on_numbers_that_float32_cannot_hold() -> None:
+    seconds = 1.7e9 + np.arange(600.0).reshape(-1, 1)
+    model = boosted("lightgbm", "LGBMRegressor").fit(seconds, np.sin(seconds[:, 0] / 20))
+    (answers,) = outputs(to_onnx(model, seconds), {"X": seconds})
+    np.testing.assert_allclose(answers.ravel(), model.predict(seconds), atol=1e-5)
+
+
+def test_few_rows_that_differ_warn() -> None:
+    forest = RandomForestRegressor(5, random_state=0).fit(X, Y)
+    export = to_onnx(forest)
+    rows = rows_of(forest, X)
+    found = compare_export(forest, export, rows)
+    wrong = found.wrong.copy()
+    wrong[:3] = True
+    found = dataclasses.replace(found, wrong=wrong)
+    with pytest.warns(UserWarning, match=r"differs from the estimator on 3 of 300 rows \(1\.0%\)"):
+        report_mismatch(forest, found, "error")
 
 
 def test_missing_strings_warn() -> None:
@@ -415,8 +501,24 @@ def test_boosting_in_a_mixed_pipeline(library: str) -> None:
 
 def test_lightgbm_forests_are_refused() -> None:
     model = boosted("lightgbm", "LGBMRegressor", boosting_type="rf", bagging_freq=1, subsample=0.5)
-    with pytest.raises(ModelError, match="skl2onnx with onnxmltools is wrong"):
+    with pytest.raises(ModelError, match="skl2onnx with onnxmltools is wrong: it differs"):
         to_onnx(model.fit(X, Y), X)
+    with pytest.raises(UnsupportedError, match="onnxmltools exports boosting=rf wrong"):
+        to_onnx(model)
+    with pytest.warns(UserWarning, match="of 300 rows"):
+        to_onnx(model, X, on_mismatch="warn")
+    with pytest.raises(ArgumentError, match="none of error, warn"):
+        to_onnx(model, X, on_mismatch="ignore")
+
+
+@pytest.mark.parametrize(
+    "setting", [{"linear_tree": True}, {"zero_as_missing": True}, {"objective": "multiclassova"}]
+)
+def test_settings_of_lightgbm_that_need_rows(setting: dict[str, Any]) -> None:
+    kind, answer = ("Classifier", CLASSES) if "objective" in setting else ("Regressor", Y)
+    model = make_pipeline(boosted("lightgbm", f"LGBM{kind}", **setting)).fit(X, answer)
+    with pytest.raises(UnsupportedError, match=f"exports {next(iter(setting))}=.* wrong"):
+        to_onnx(model)
 
 
 def test_lightgbm_with_zeros_as_missing_is_refused() -> None:
@@ -441,3 +543,38 @@ def test_a_missing_converter_names_the_extra(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, converter, None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'onnxtune\[boosting\]'"):
         to_onnx(model, X)
+
+
+def test_every_function_takes_an_estimator(tmp_path: Path) -> None:
+    frame = table()
+    frame["y"] = (target(frame) > 2).astype(int)
+    rows = frame.drop(columns="y")
+    model = mixed_pipeline(LogisticRegression()).fit(rows, frame["y"])
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    for data in (frame, str(tmp_path / "rows.csv")):
+        result = onnxtune.tune(model, data, "y", epochs=2)
+        assert {value.name for value in result.model().graph.input} == set(rows)
+    verdict = onnxtune.verify(model, result.model(), str(tmp_path / "rows.csv"), "y")
+    assert [metric.name for metric in verdict.metrics or ()] == ["log loss", "accuracy"]
+    timed = onnxtune.bench(model, rows, batch_sizes=10, repeats=1)
+    assert [row.error for row in timed.rows] == [None]
+    sampled = onnxtune.bench({"mine": model}, batch_sizes=10, repeats=1, sample=rows)
+    assert sampled.rows[0].model == "mine"
+
+
+def test_a_wrong_export_is_refused_by_every_function() -> None:
+    holes = np.where(np.random.default_rng(0).random(X.shape) < 0.1, np.nan, X)
+    forest = RandomForestClassifier(3, random_state=0).fit(holes, CLASSES)
+    for call in (
+        lambda: onnxtune.inspect(forest, sample=holes),
+        lambda: onnxtune.convert(forest, data=holes),
+        lambda: onnxtune.to_torch(forest, sample=holes),
+        lambda: onnxtune.tune(forest, holes, CLASSES),
+        lambda: onnxtune.verify(forest, to_onnx(forest), holes),
+        lambda: onnxtune.bench(forest, holes),
+    ):
+        with pytest.raises(ModelError, match=r"is wrong: .* by up to [\d.]+ Change its settings"):
+            call()
+    with pytest.warns(UserWarning, match="rows with missing numbers"):
+        proto = to_onnx(forest, holes, on_mismatch="warn")
+    assert onnxtune.inspect(proto).tunable > 0

@@ -173,14 +173,42 @@ def test_labels_only_are_refused_by_name() -> None:
 
 
 def test_the_operator_in_the_way_is_named() -> None:
-    model = parse(
-        """g (float[N, 2] x) => (float[N, 2] y) {
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 1, "com.microsoft" : 1]>
+        g (float[N, 2] x) => (float[N, 2] y) {
             scaled = ai.onnx.ml.Scaler <offset = [0.5, 1.0], scale = [2.0, 3.0]> (x)
-            [steps] y = ai.onnx.ml.Binarizer <threshold = 0.5> (scaled)
+            [curve] y = com.microsoft.QuickGelu (scaled)
         }"""
     )
-    with pytest.raises(UnsupportedError, match="Binarizer 'steps' has no rewrite"):
+    with pytest.raises(UnsupportedError, match="QuickGelu 'curve' has no rewrite"):
         cut(model)
+
+
+def test_an_encoder_in_the_way_is_named() -> None:
+    model = parse(
+        """g (float[N, 2] x) => (float[N, 2, 2] y) {
+            scaled = ai.onnx.ml.Scaler <offset = [0.5, 1.0], scale = [2.0, 3.0]> (x)
+            [codes] y = ai.onnx.ml.OneHotEncoder <cats_int64s = [0, 1]> (scaled)
+        }"""
+    )
+    with pytest.raises(UnsupportedError, match="no gradient passes OneHotEncoder 'codes'"):
+        cut(model)
+
+
+def test_a_table_behind_learned_numbers_is_tuned_alone() -> None:
+    """Keys are found or not: what makes them is cut off, the values behind it are tuned."""
+    model = parse(
+        """g (float[N, 2] x) => (float[N, 2] y) {
+            [scaler] scaled = ai.onnx.ml.Scaler <offset = [0.5, 1.0], scale = [2.0, 3.0]> (x)
+            whole = Cast <to = 7> (scaled)
+            [steps] y = ai.onnx.ml.LabelEncoder <keys_int64s = [0, 1], values_floats = [0.5, 7.0]>
+                (whole)
+        }"""
+    )
+    model.opset_import[1].version = 2
+    found = cut(model)
+    assert found.tensors == ("steps/values", "steps/default")
+    assert found.roles["steps"] == "core"
 
 
 def test_a_model_without_learned_numbers_says_so() -> None:
@@ -216,8 +244,9 @@ def test_values_that_a_subgraph_captures_enter_the_core() -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     part = cut(model)
-    assert part.tensors == ("v",)
-    assert part.roles["if"] == "prefix"
+    assert part.tensors == ("w", "v")
+    assert part.roles["if"] == "core"
+    assert [value.name for value in part.inputs] == ["scaled"]
     feed = {"x": np.ones((3, 2), np.float32)}
     found = to_torch(model).predict(feed)["y"].detach().numpy()
     np.testing.assert_array_equal(found, run(model, feed)["y"])

@@ -8,6 +8,7 @@ import io
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from onnxtune import cli, errors
 from onnxtune.export import native
 from onnxtune.losses import LOSSES
 from onnxtune.verification import verify
-from rewrites.core.registry import all_rewrites
+from rewrites.core.registry import all_rewrites, forget
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -168,15 +169,15 @@ def test_rewrite_of_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     entry = re.search(r'\[project\.entry-points\."onnxtune\.rewrites"\]\n(.+)', table)
     assert entry is not None
     name, target = (part.strip().strip('"') for part in entry[1].split("="))
-    package, module = target.split(":")[0].split(".")
+    package, module_name = target.split(":")[0].split(".")
     (tmp_path / package).mkdir()
-    (tmp_path / package / f"{module}.py").write_text(source)
+    (tmp_path / package / f"{module_name}.py").write_text(source)
     installed = tmp_path / f"{package}-1.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
     (installed / "entry_points.txt").write_text(f"[onnxtune.rewrites]\n{name} = {target}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    all_rewrites.cache_clear()
+    forget()
     try:
         (rewrite,) = (r for r in all_rewrites().values() if package in r.tensors.__module__)
         for case in rewrite.cases:
@@ -193,7 +194,9 @@ def test_rewrite_of_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             assert not verify(model, written.proto).agrees
     finally:
         monkeypatch.undo()
-        all_rewrites.cache_clear()
+        for loaded in (package, f"{package}.{module_name}"):
+            sys.modules.pop(loaded, None)
+        forget()
 
 
 # Reference pages

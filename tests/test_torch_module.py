@@ -291,12 +291,12 @@ def test_no_rows() -> None:
 def test_an_operator_without_a_torch_form_is_named() -> None:
     model = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 17]>
-        g (float[N, 2] x) => (float[N, 2] y) {
+        g (float[N, 2, 4] x) => (float[N, 2, M] y) {
             scaled = Mul (x, w)
-            [hard] bent = ThresholdedRelu (scaled)
+            [hard] bent = LpPool <kernel_shape = [1]> (scaled)
             y = Add (scaled, bent)
         }"""
     )
-    model.graph.initializer.append(numpy_helper.from_array(np.ones(2, np.float32), "w"))
-    with pytest.raises(UnsupportedError, match=r"ThresholdedRelu 'hard'.*has no torch form"):
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "w"))
+    with pytest.raises(UnsupportedError, match=r"LpPool 'hard'.*has no torch form"):
         to_torch(model)

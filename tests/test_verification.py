@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 from onnx import TensorProto, helper
-from skl2onnx import to_onnx
+from skl2onnx import convert_sklearn, to_onnx
+from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 from sklearn import metrics as reference
 from sklearn.cluster import KMeans
+from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import LinearSVC
 
 from onnxtune.agreement import as_values, compare
@@ -380,3 +383,58 @@ def test_wrong_arguments() -> None:
         verify(model, model, rows=0)
     with pytest.raises(ModelError, match="no such file"):
         verify("missing.onnx", model)
+
+
+def test_an_estimator_and_its_own_file() -> None:
+    """skl2onnx makes identifiers of column names, and has names of its own for outputs."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "Age (years)": rng.integers(18, 80, 300),
+            "mean radius": rng.normal(size=300),
+            "city": rng.choice(["a", "b"], 300),
+        }
+    )
+    columns = ColumnTransformer(
+        [
+            ("numbers", StandardScaler(), ["Age (years)", "mean radius"]),
+            ("strings", OneHotEncoder(), ["city"]),
+        ]
+    )
+    wanted = (frame["mean radius"] > 0).astype(int)
+    model = make_pipeline(columns, LogisticRegression()).fit(frame, wanted)
+    types: list[Any] = [("Age (years)", FloatTensorType([None, 1]))]
+    types += [("mean radius", FloatTensorType([None, 1])), ("city", StringTensorType([None, 1]))]
+    for options in ({"zipmap": False}, None):
+        file = convert_sklearn(model, initial_types=types, target_opset=17, options=options)
+        assert "Age__years_" in {value.name for value in file.graph.input}
+        for pair in ((model, file), (file, model)):
+            verdict = verify(*pair, frame.assign(y=wanted), "y", sample=frame)
+            assert verdict.agrees, verdict.text()
+            assert len(verdict.outputs) == 2 and verdict.metrics is not None
+    verdict = verify(model, file, sample=frame)  # sampled rows
+    assert not verdict.problems
+
+
+def test_a_matrix_may_stand_against_columns() -> None:
+    X = np.random.default_rng(0).normal(size=(50, 2))
+    frame = pd.DataFrame(X, columns=["a b", "c"])
+    columns = ColumnTransformer([("all", "passthrough", [0, 1])])
+    model = make_pipeline(columns, LinearRegression()).fit(frame, X.sum(axis=1))
+    types = [(name, FloatTensorType([None, 1])) for name in frame]
+    file = convert_sklearn(model, initial_types=types, target_opset=17)
+    assert len(file.graph.input) == 2
+    assert verify(model, file, frame).agrees
+    assert verify(file, model, frame).agrees
+    matrix: list[Any] = [("m", FloatTensorType([None, 2]))]
+    other = convert_sklearn(model, initial_types=matrix, target_opset=17)
+    assert verify(model, other).agrees
+
+
+def test_a_new_input_is_no_counterpart() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N] x{more}) => (float[N] y) {{ y = {body} }}"""
+    first = onnx.parser.parse_model(text.format(more="", body="Identity (x)"))
+    second = onnx.parser.parse_model(text.format(more=", float[N] z", body="Add (x, z)"))
+    verdict = verify(first, second, {"x": np.ones(3)})
+    assert verdict.problems == ("The candidate has an input 'z' that the original has not.",)

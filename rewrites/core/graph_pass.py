@@ -50,7 +50,7 @@ def rewrite_graph(model: ir.Model, plan: Plan) -> dict[str, Tensor]:
     opset = model.graph.opset_imports.get("", 17)
     for node in list(model.graph):
         rewrite = find(node.domain, node.op_type)
-        if rewrite is None or rewrite.soften is None:
+        if rewrite is None or rewrite.soften is None or not rewrite.covers(node):
             continue
         name = str(node.name)
         spread = plan.spreads.get(name)

@@ -115,7 +115,10 @@ class Rewrite:
             output of the node; None leaves the node as it is.
         harden: tuned tensors by role -> attributes, or a `Replacement` where the operator cannot
             carry them. With untouched tensors it returns the attributes as they are.
-        differentiable: (input, output) pairs along which a gradient flows.
+        differentiable: (input, output) pairs along which a gradient flows. Of an output that only
+            the node's own tensors reach the input is None; "every input" is from each to output 0.
+        covers: whether a node has a numeric form. One on words or maps has none: it stays as it is,
+            as if its operator had no rewrite.
         carrier: for an operator that only wraps its input's numbers (ZipMap): the input whose
             tensor stands for the output.
         ensemble: for an ensemble of trees, its shape, and how a part or copies are taken.
@@ -127,7 +130,8 @@ class Rewrite:
     tensors: Callable[[ir.Node, Array | None], dict[str, Tensor]]
     soften: Callable[[ir.Node, Builder], Sequence[ir.Value | None]] | None
     harden: Callable[[ir.Node, Mapping[str, Array]], Attributes | Replacement]
-    differentiable: tuple[tuple[int, int], ...] = ((0, 0),)
+    differentiable: tuple[tuple[int | None, int], ...] | Literal["every input"] = ((0, 0),)
+    covers: Callable[[ir.Node], bool] = field(default=lambda node: True)
     carrier: int | None = None
     ensemble: EnsembleOperator | None = None
     cases: tuple[Case, ...] = ()

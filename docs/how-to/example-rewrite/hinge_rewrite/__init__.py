@@ -1,0 +1,1 @@
+"""A rewrite for onnxtune, as a package of its own."""

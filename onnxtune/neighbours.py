@@ -1,0 +1,242 @@
+"""Nearest neighbours and votes: what stands between the places that TopK, ArgMax or ArgMin finds
+and the first floats behind them.
+
+Looking something up by place, and comparing what was found, has no gradient. With shares of all
+candidates in the stead of one place it has: such a float becomes the mean, by shares, of what it
+would be with each candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import onnx
+from onnx import TensorProto, helper
+
+from onnxtune.differentiability import gradient_paths
+from onnxtune.subgraphs import places, subgraphs
+from rewrites.core.builder import PRIVATE_DOMAIN
+from rewrites.core.graph_pass import STANDARD_DOMAINS
+
+# Operators that put their first input in another order or shape.
+_LAYOUT = frozenset(
+    ["Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"]
+)
+_COMPARISONS = frozenset(["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"])
+# Operators that treat every number by itself.
+_ARITHMETIC = frozenset(["Abs", "Add", "Div", "Max", "Min", "Mod", "Mul", "Neg", "Sign", "Sub"])
+_POINTWISE = _COMPARISONS | _ARITHMETIC | {"And", "Cast", "Expand", "Not", "Or", "Where", "Xor"}
+_LOOKUPS = frozenset(["ArrayFeatureExtractor", "Gather"])
+# Which output has the places.
+_PLACES: dict[str, int] = {"TopK": 1, "ArgMax": 0, "ArgMin": 0}
+_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """One node whose places decide about floats.
+
+    Attributes:
+        top: the TopK, ArgMax or ArgMin.
+        exits: the float values -> the nodes from the places to each, in order.
+        tagged: the values that hold places, or what was made of them.
+    """
+
+    top: onnx.NodeProto
+    exits: dict[str, list[onnx.NodeProto]]
+    tagged: frozenset[str]
+
+    @property
+    def place(self) -> int:
+        """Which output of the node has the places."""
+        return _PLACES[str(self.top.op_type)]
+
+    def paths(self) -> dict[str, set[tuple[int, int]]]:
+        """Node name -> (input, output) places along which shares carry a gradient."""
+        found = {self.top.name: {(0, self.place)}}
+        for nodes in self.exits.values():
+            for node in nodes:
+                places = {n for n, name in enumerate(node.input) if name in self.tagged}
+                found[node.name] = {(place, 0) for place in places}
+        return found
+
+
+def find_neighbours(graph: onnx.GraphProto) -> list[Neighbours]:
+    """Every node of a graph that finds places and has floats behind them.
+
+    What ArgMax finds is a label as a rule, and stays one as a float; it decides about floats where
+    it is compared with a class, as votes are.
+    """
+    typed = {t.name: t.data_type for t in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        typed.setdefault(value.name, value.type.tensor_type.elem_type)
+    floats = {name for name, kind in typed.items() if kind in _FLOATS}
+    found = []
+    for node in graph.node:
+        if node.op_type in _PLACES and node.domain in STANDARD_DOMAINS:
+            region = _behind(node, graph.node, floats)
+            if region.exits:
+                found.append(region)
+    return found
+
+
+def _behind(top: onnx.NodeProto, nodes: Iterable[onnx.NodeProto], floats: set[str]) -> Neighbours:
+    makers: dict[str, onnx.NodeProto] = {}
+    found = top.output[_PLACES[top.op_type] :]
+    tagged = {name for name in found if name}
+    exits = {}
+    for node in nodes:
+        if not tagged & set(node.input) or not _passes(node, tagged):
+            continue
+        out = node.output[0]
+        makers[out] = node
+        if _is_float(node, tagged, floats):
+            between = _upstream(out, makers)
+            if top.op_type == "TopK" or any(held.op_type in _COMPARISONS for held in between):
+                exits[out] = between
+        else:
+            tagged.add(out)
+    used = {out for held in exits.values() for node in held for out in node.output}
+    return Neighbours(top, exits, frozenset(tagged & {*used, *found}))
+
+
+def _passes(node: onnx.NodeProto, tagged: set[str]) -> bool:
+    if node.domain not in (*STANDARD_DOMAINS, "ai.onnx.ml") or any(subgraphs(node)):
+        return False
+    at = [place for place, name in enumerate(node.input) if name in tagged]
+    if node.op_type in _POINTWISE:
+        return node.op_type != "Expand" or at == [0]
+    if node.op_type in _LAYOUT or at == [0]:
+        return at == [0] and node.op_type in (_LAYOUT | _LOOKUPS)
+    return node.op_type in _LOOKUPS and at == [1]
+
+
+def _is_float(node: onnx.NodeProto, tagged: set[str], floats: set[str]) -> bool:
+    if node.op_type == "Cast":
+        return next(a.i for a in node.attribute if a.name == "to") in _FLOATS
+    if node.op_type in _LOOKUPS:
+        return node.input[0] in floats
+    if node.op_type in _COMPARISONS:
+        return False
+    return any(name in floats for name in node.input if name not in tagged)
+
+
+def _upstream(value: str, makers: dict[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
+    wanted, queue = {value}, [value]
+    while queue:
+        for name in makers[queue.pop()].input:
+            if name in makers and name not in wanted:
+                wanted.add(name)
+                queue.append(name)
+    return [node for name, node in makers.items() if name in wanted]
+
+
+def soften_neighbours(proto: onnx.ModelProto, straight: bool) -> None:
+    """Put shares of all candidates in the place of the nearest ones, in a core for torch.
+
+    Args:
+        proto: a core in standard operators, its nodes named; it is written to.
+        straight: whether values stay those of the nearest, and only gradients are of shares.
+    """
+    graph = proto.graph
+    carrying = _carrying(graph)
+    for found in find_neighbours(graph):
+        exits = {out: nodes for out, nodes in found.exits.items() if out in carrying}
+        if not exits:
+            continue  # comparisons follow: no gradient would come of it, but other values
+        found = replace(found, exits=exits)
+        slope, shares = (f"{found.top.name}/{word}" for word in ("inverse_temperature", "shares"))
+        graph.initializer.append(helper.make_tensor(slope, TensorProto.FLOAT, [], [1.0]))
+        made: list[onnx.NodeProto] = []
+        for node in graph.node:
+            out = node.output[0] if node.output else ""
+            if out in found.exits:
+                made.append(_soft_exit(graph, found, out, shares, straight))
+            else:
+                made.append(onnx.NodeProto.FromString(node.SerializeToString()))
+            if node.name == found.top.name:
+                made.append(_shares(node, slope, shares))
+        del graph.node[:]
+        graph.node.extend(made)
+
+
+def _carrying(graph: onnx.GraphProto) -> set[str]:
+    """The values of a core from which a gradient flows to one of its outputs."""
+    shares: dict[str, set[tuple[int, int]]] = {}
+    for found in find_neighbours(graph):
+        for name, held in found.paths().items():
+            shares.setdefault(name, set()).update(held)
+    reached = {value.name for value in graph.output}
+    for node in reversed(graph.node):
+        names = places(node)
+        if node.domain == PRIVATE_DOMAIN:
+            paths = {(i, o) for i in range(len(names)) for o in range(len(node.output))}
+        else:
+            paths = {
+                *((i, o) for i, o in gradient_paths(node) if i is not None),
+                *shares.get(node.name, ()),
+            }
+        reached |= {
+            names[i] for i, o in paths if i in range(len(names)) and node.output[o] in reached
+        }
+    return reached
+
+
+def _shares(top: onnx.NodeProto, slope: str, name: str) -> onnx.NodeProto:
+    held = {attribute.name: attribute.i for attribute in top.attribute}
+    near = [top.output[0]] if top.op_type == "TopK" else []
+    return helper.make_node(
+        "NeighbourShares",
+        [top.input[0], slope, *near],
+        [name],
+        name=name,
+        domain=PRIVATE_DOMAIN,
+        axis=held.get("axis", -1 if near else 0),
+        keepdims=held.get("keepdims", 1),
+        largest=int(top.op_type == "ArgMax"),
+    )
+
+
+def _soft_exit(
+    graph: onnx.GraphProto, found: Neighbours, out: str, shares: str, straight: bool
+) -> onnx.NodeProto:
+    nodes = found.exits[out]
+    where_from = found.top.output[found.place]
+    read = {name for node in nodes for name in node.input}
+    # Integers are constants of the graphs, floats may be tuned: those are captured.
+    held = [t for t in graph.initializer if t.name in read and t.data_type not in _FLOATS]
+    given = [helper.make_tensor_value_info(where_from, TensorProto.INT64, None)]
+    outputs = [helper.make_empty_tensor_value_info(out)]
+    body = helper.make_graph(nodes, "found", given, outputs, held)
+    tags = [_tag(node, found.tagged) for node in nodes]
+    where = helper.make_graph(tags, "where", given, outputs, held)
+    return helper.make_node(
+        "SoftNeighbours",
+        [where_from, shares],
+        [out],
+        name=nodes[-1].name,
+        domain=PRIVATE_DOMAIN,
+        found=body,
+        where=where,
+        straight=int(straight),
+    )
+
+
+def _tag(node: onnx.NodeProto, tagged: frozenset[str]) -> onnx.NodeProto:
+    """A node that tells, for each number of its output, from which of TopK's places it comes."""
+    own = [name for name in node.input if name in tagged]
+    others = [name for name in node.input if name and name not in tagged]
+    if node.op_type in _LAYOUT or node.op_type == "Expand":
+        return node
+    if node.op_type in _LOOKUPS and node.input[0] in tagged:
+        return node
+    if node.op_type in _LOOKUPS:
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        return helper.make_node(
+            "PlacesOfLookup", [own[0], others[0]], list(node.output), node.name,
+            domain=PRIVATE_DOMAIN, axis=axis,
+        )  # fmt: skip
+    return helper.make_node(
+        "PlacesOfEach", [own[0], *others], list(node.output), node.name, domain=PRIVATE_DOMAIN
+    )

@@ -1,0 +1,93 @@
+"""Nearest neighbours with shares of all candidates (`neighbours` puts these nodes in)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from onnxtune.torch_node import Converted, Converter, Holder, Node, Operation, of_all
+
+_SMALLEST = 1e-12
+
+
+def _shares(node: Node) -> Converted:
+    """How much each candidate is the one at each place.
+
+    Inputs: distances or scores with N candidates along the axis, the inverse temperature, and of a
+    TopK the values at its places; the shares have a last axis of N more than the places.
+    """
+    axis, keep = int(node.attributes["axis"]), bool(node.attributes["keepdims"])
+    largest = bool(node.attributes["largest"])
+
+    def of_nearest(distances: Tensor, sharpness: Tensor, values: Tensor) -> Tensor:
+        """By how far its distance is from that of the place, over the usual distance."""
+        return shared(distances, sharpness, values, values)
+
+    def of_best(scores: Tensor, sharpness: Tensor) -> Tensor:
+        """By how far its score is from the best, over the usual distance from it."""
+        best = scores.amax(axis, True) if largest else scores.amin(axis, True)
+        found = shared(scores, sharpness, best, best - scores)
+        return found if keep else found.squeeze(axis % scores.dim())
+
+    def shared(candidates: Tensor, sharpness: Tensor, values: Tensor, usual: Tensor) -> Tensor:
+        start = axis % candidates.dim()
+        unit = usual.abs().mean(start, keepdim=True).unsqueeze(-1) + _SMALLEST
+        apart = values.unsqueeze(-1) - candidates.movedim(start, -1).unsqueeze(start)
+        return torch.softmax(-apart.abs() * sharpness / unit, -1)
+
+    if len(node.inputs) == 3:
+        return Operation(of_nearest), [0, 1, 2]
+    return Operation(of_best), [0, 1]
+
+
+def _soft_neighbours(node: Node) -> Converted:
+    """Inputs: places, shares with a last axis of N more, and what the two graphs read."""
+    found, where = node.subgraph("found"), node.subgraph("where")
+    straight = bool(node.attributes["straight"])
+
+    def soften(places: Tensor, shares: Tensor, *around: Tensor) -> Tensor:
+        count = shares.shape[-1]
+        numbers = torch.arange(places.numel(), device=places.device).reshape(places.shape)
+        origin = where(numbers, *around)[0].reshape(-1)
+
+        def with_one(candidate: Tensor) -> Tensor:
+            made: Tensor = found(candidate.expand(places.shape), *around)[0]
+            return made
+
+        every = torch.vmap(with_one)(torch.arange(count, device=places.device))
+        # Straight through, numbers that are looked up have the gradient of the nearest's place.
+        every = every.detach() if straight else every
+        weights = shares.reshape(-1, count)[origin]
+        mean = (weights * every.reshape(count, -1).T).sum(-1).reshape(every.shape[1:])
+        if not straight:
+            return mean
+        hard: Tensor = found(places, *around)[0]
+        return hard + (mean - mean.detach())
+
+    return Holder(soften, found, where), list(range(len(node.inputs)))
+
+
+def _places_of_lookup(node: Node) -> Converted:
+    axis = int(node.attributes["axis"])
+
+    def spread(places: Tensor, table: Tensor) -> Tensor:
+        start = axis % table.dim()
+        before, after = table.shape[:start], table.shape[start + 1 :]
+        shaped = places.reshape(*[1] * len(before), *places.shape, *[1] * len(after))
+        return shaped.expand(*before, *places.shape, *after)
+
+    return Holder(spread), [0, 1]
+
+
+def _places_of_each(places: Tensor, *others: Tensor) -> Tensor:
+    shapes = [value.shape for value in others]
+    together = torch.broadcast_shapes(places.shape, *shapes)  # type: ignore[no-untyped-call]
+    return places.expand(together)
+
+
+CONVERTERS: dict[str, Converter] = {
+    "NeighbourShares": _shares,
+    "PlacesOfEach": of_all(_places_of_each),
+    "PlacesOfLookup": _places_of_lookup,
+    "SoftNeighbours": _soft_neighbours,
+}

@@ -1,0 +1,225 @@
+"""Nearest neighbours: exact in hard routing, shares of all candidates in soft routing."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from graphs import parse
+
+from onnxtune.neighbours import find_neighbours
+from onnxtune.runtime import run
+from onnxtune.torch_module import OnnxModule, to_torch
+
+RNG = np.random.default_rng(3)
+TRAINED = RNG.normal(size=(12, 2)).astype(np.float32)
+TARGETS = RNG.normal(size=12).astype(np.float32)
+LABELS = np.array([0, 1, 2] * 4)
+ROWS = RNG.normal(size=(20, 2)).astype(np.float32)
+
+DISTANCES = """
+    sames, rows = Scan <num_scan_inputs = 1, body = step (float[M, F] all, float[F] row)
+        => (float[M, F] same, float[M] far) {
+            same = Identity (all)
+            apart = Sub (all, row)
+            squares = Mul (apart, apart)
+            axes = Constant <value_ints = [1]> ()
+            summed = ReduceSum <keepdims = 0> (squares, axes)
+            far = Sqrt (summed)
+        }> (trained, x)
+    k = Constant <value_ints = [3]> ()
+    near, places = TopK <largest = 0> (rows, k)
+"""
+BY_CDIST = """
+    rows = com.microsoft.CDist <metric = "euclidean"> (x, trained)
+    k = Constant <value_ints = [3]> ()
+    near, places = TopK <largest = 0> (rows, k)
+"""
+MEAN = """
+    found = Gather (targets, places)
+    axis = Constant <value_ints = [1]> ()
+    y = ReduceMean <axes = [1]> (found)
+"""
+WEIGHTED = """
+    found = Gather (targets, places)
+    closeness = Reciprocal (near)
+    axis = Constant <value_ints = [1]> ()
+    total = ReduceSum (closeness, axis)
+    shares = Div (closeness, total)
+    products = Mul (shares, found)
+    y = ReduceSum (products, axis)
+"""
+VOTES = """
+    flat_shape = Constant <value_ints = [-1]> ()
+    flat = Reshape (places, flat_shape)
+    found = Gather (labels, flat)
+    back = Constant <value_ints = [-1, 3]> ()
+    names = Reshape (found, back)
+    one = Constant <value_int = 1> ()
+    two = Constant <value_int = 2> ()
+    is_one = Equal (names, one)
+    is_two = Equal (names, two)
+    ones = Cast <to = 1> (is_one)
+    twos = Cast <to = 1> (is_two)
+    axis = Constant <value_ints = [1]> ()
+    share_one = ReduceSum (ones, axis)
+    share_two = ReduceSum (twos, axis)
+    y = Concat <axis = 1> (share_one, share_two)
+"""
+
+
+def model(distances: str, behind: str) -> onnx.ModelProto:
+    made = parse(
+        f"g (float[N, 2] x) => (float[N, C] y) {{ {distances} {behind} }}",
+        trained=TRAINED,
+        targets=TARGETS,
+        labels=LABELS,
+    )
+    made.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    return made
+
+
+CASES = [(d, b) for d in (DISTANCES, BY_CDIST) for b in (MEAN, WEIGHTED, VOTES)]
+NAMES = [f"{d}-{b}" for d in ("scan", "cdist") for b in ("mean", "weighted", "votes")]
+EVERY = pytest.mark.parametrize(("distances", "behind"), CASES, ids=NAMES)
+
+
+def values(module: OnnxModule) -> torch.Tensor:
+    return module.predict(ROWS)["y"]
+
+
+@EVERY
+@pytest.mark.parametrize("routing", ["hard", "straight-through"])
+def test_the_nearest_are_exact(distances: str, behind: str, routing: str) -> None:
+    made = model(distances, behind)
+    found = values(to_torch(made, routing)).detach().numpy()
+    np.testing.assert_allclose(found, run(made, {"x": ROWS})["y"], rtol=1e-4, atol=1e-5)
+
+
+@EVERY
+def test_soft_shares_end_at_the_nearest(distances: str, behind: str) -> None:
+    made = model(distances, behind)
+    wanted = run(made, {"x": ROWS})["y"]
+    apart = [
+        np.abs(values(to_torch(made, temperature=width)).detach().numpy() - wanted).mean()
+        for width in (0.3, 0.03, 0.0003)
+    ]
+    assert apart[0] > apart[1] > apart[2] and apart[2] < 0.02 * np.abs(wanted).mean()
+
+
+@EVERY
+def test_the_trained_rows_are_tuned_with_right_gradients(distances: str, behind: str) -> None:
+    module = to_torch(model(distances, behind), "soft").double()
+    assert "trained" in module.tensors()
+    inputs = module.to_tensors(module.core_inputs(ROWS))
+    inputs = [value.double() for value in inputs]
+    tensors = [tensor.detach().clone().requires_grad_() for tensor in module.tensors().values()]
+    names = list(module.tensors())
+
+    def outputs(*held: torch.Tensor) -> torch.Tensor:
+        return module.evaluate(inputs, dict(zip(names, held, strict=True)))["y"]
+
+    assert torch.autograd.gradcheck(outputs, tensors, eps=1e-6, atol=1e-5)
+
+
+def test_straight_through_has_the_gradient_of_the_nearest_for_what_is_looked_up() -> None:
+    module = to_torch(model(DISTANCES, MEAN), "straight-through")
+    values(module).sum().backward()
+    exact = to_torch(model(DISTANCES, MEAN), "hard")
+    values(exact).sum().backward()
+    torch.testing.assert_close(module.tensors()["targets"].grad, exact.tensors()["targets"].grad)
+    assert module.tensors()["trained"].grad.abs().max() > 0
+    assert exact.tensors()["trained"].grad is None or not exact.tensors()["trained"].grad.any()
+
+
+def test_each_number_gets_the_shares_of_its_own_place() -> None:
+    """Behind a transpose and a table of two columns, too."""
+    made = parse(
+        """g (float[N, 4] x) => (float[K, N, 2] y) {
+            k = Constant <value_ints = [2]> ()
+            near, places = TopK (x, k)
+            turned = Transpose (places)
+            y = Gather (table, turned)
+        }""",
+        table=RNG.normal(size=(4, 2)).astype(np.float32),
+    )
+    rows = RNG.normal(size=(5, 4)).astype(np.float32)
+    found = to_torch(made, temperature=1e-4).predict(rows)["y"].detach().numpy()
+    np.testing.assert_allclose(found, run(made, {"x": rows})["y"], rtol=1e-4, atol=1e-4)
+
+
+def test_places_that_decide_about_labels_alone_are_no_neighbours() -> None:
+    made = parse(
+        """g (float[N, 4] x) => (int64[N, 2] label) {
+            k = Constant <value_ints = [2]> ()
+            near, places = TopK (x, k)
+            label = Gather (labels, places)
+        }""",
+        labels=LABELS[:4],
+    )
+    assert find_neighbours(made.graph) == []
+
+
+VOTE = """g (float[N, 2] x) => (float[N, C] y) {
+    one = MatMul (x, first)
+    two = MatMul (x, second)
+    a = ArgMax <axis = 1, keepdims = 0> (one)
+    b = ArgMin <axis = -1> (two)
+    none = Constant <value_int = 0> ()
+    last = Constant <value_int = 2> ()
+    a_last = Equal (a, last)
+    b_none = Equal (b, none)
+    a_vote = Cast <to = 1> (a_last)
+    b_vote = Cast <to = 1> (b_none)
+    back = Constant <value_ints = [-1, 1]> ()
+    a_column = Reshape (a_vote, back)
+    y = Concat <axis = 1> (a_column, b_vote)
+}"""
+FIRST, SECOND = (RNG.normal(size=(2, 3)).astype(np.float32) for _ in range(2))
+
+
+def test_votes_have_shares_too() -> None:
+    made = parse(VOTE, first=FIRST, second=SECOND)
+    wanted = run(made, {"x": ROWS})["y"]
+    for routing in ("hard", "straight-through"):
+        found = values(to_torch(made, routing)).detach().numpy()
+        np.testing.assert_array_equal(found, wanted)
+    sharp = values(to_torch(made, temperature=1e-4)).detach().numpy()
+    np.testing.assert_allclose(sharp, wanted, atol=0.01)
+    soft = to_torch(made, temperature=1.0)
+    values(soft).sum().backward()
+    assert all(tensor.grad.abs().max() > 0 for tensor in soft.tensors().values())
+
+
+def test_a_label_stays_a_label_as_a_float() -> None:
+    """It is no second output to choose from."""
+    made = parse(
+        """g (float[N, 2] x) => (float[N, 3] y, float[N] label) {
+            y = MatMul (x, first)
+            best = ArgMax <axis = 1, keepdims = 0> (y)
+            label = Cast <to = 1> (best)
+        }""",
+        first=FIRST,
+    )
+    assert list(to_torch(made).predict(ROWS)) == ["y"]
+    assert find_neighbours(made.graph) == []
+
+
+def test_places_that_only_comparisons_follow_stay_exact() -> None:
+    """Shares would bring no gradient, but move what is compared."""
+    made = parse(
+        """g (float[N, 2] x) => (float[N, 3] y) {
+            scores = MatMul (x, first)
+            k = Constant <value_ints = [3]> ()
+            near, places = TopK (scores, k)
+            weights = Gather (second, places)
+            half = Constant <value_float = 0.5> ()
+            above = Greater (weights, half)
+            y = Where (above, scores, near)
+        }""",
+        first=FIRST,
+        second=np.array([0.0, 0.4, 0.9], np.float32),
+    )
+    soft = values(to_torch(made, temperature=1.0)).detach().numpy()
+    np.testing.assert_allclose(soft, run(made, {"x": ROWS})["y"], rtol=1e-5)

@@ -1,0 +1,146 @@
+"""Tuning online, and going on from a run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from pipelines import data_of, exported
+
+import onnxtune
+from onnxtune.errors import ArgumentError, DataError
+from onnxtune.metrics import paired
+from onnxtune.runtime import run
+from onnxtune.tuner import Tuner
+
+
+def predictions(proto: onnx.ModelProto, X: Any) -> np.ndarray:
+    feed = {proto.graph.input[0].name: np.asarray(X, np.float32)}
+    return np.asarray(list(run(proto, feed).values())[-1])
+
+
+def batches(name: str, size: int = 60) -> list[tuple[Any, Any]]:
+    (X, y), _, _ = data_of(name)
+    return [(X[at : at + size], y[at : at + size]) for at in range(0, len(X), size)]
+
+
+def test_before_any_rows_it_is_the_model(tmp_path: Path) -> None:
+    model = exported("ridge")
+    tuner = Tuner(model)
+    assert tuner.model().SerializeToString() == model.SerializeToString()
+    assert tuner.rows == 0 and math.isnan(tuner.gain) and math.isnan(tuner.z)
+    assert tuner.tensors() == {}
+    tuner.save(tmp_path / "same.onnx")
+    assert (tmp_path / "same.onnx").read_bytes() == model.SerializeToString()
+
+
+def test_rows_are_tested_on_before_they_teach() -> None:
+    model, differences = exported("ridge"), []
+    tuner = Tuner(model)
+    for X, y in batches("ridge"):
+        now = tuner.model()
+        before, after = (np.square(predictions(m, X)[:, 0] - y) for m in (model, now))
+        differences.append(before - after)
+        assert tuner.partial_fit(X, y) is tuner
+    gains = np.concatenate(differences)
+    mean, _, z = paired(np.zeros(len(gains)), gains)
+    assert tuner.rows == len(gains)
+    assert tuner.gain == pytest.approx(mean, rel=1e-3) and mean > 0
+    assert tuner.z == pytest.approx(z, rel=1e-3) and z > 3
+
+
+@pytest.mark.parametrize("name", ["boosting", "regression boosting", "forest of three"])
+def test_leaves_alone_move(name: str, tmp_path: Path) -> None:
+    tuner = Tuner(exported(name), batch_size=16, clip=5.0, lr={"*": 0.01})
+    for X, y in batches(name):
+        tuner.partial_fit(X, y, sample_weight=np.ones(len(X)))
+    assert all(key.endswith(("/leaf_values", "/base_values")) for key in tuner.tensors())
+    module = onnxtune.to_torch(tuner.model(), routing="hard")
+    own = onnxtune.to_torch(exported(name), routing="hard").tensors()
+    for key, value in module.tensors().items():
+        same = np.array_equal(value.detach().numpy(), own[key].detach().numpy())
+        assert same != (key in tuner.tensors()), key
+    tuner.save(tmp_path / "tuned.onnx", form="hard")
+    X = batches(name)[0][0]
+    hard = predictions(onnx.load(tmp_path / "tuned.onnx"), X)
+    np.testing.assert_allclose(hard, predictions(tuner.model(), X), rtol=1e-4, atol=1e-5)
+
+
+def test_rows_without_weight_teach_nothing_but_are_tested_on() -> None:
+    (X, y), *_ = batches("ridge")
+    half = np.arange(len(X)) % 2 == 0
+    weighted, alone = (Tuner(exported("ridge"), batch_size=len(X)) for _ in range(2))
+    weighted.partial_fit(X, y, sample_weight=half)
+    alone.partial_fit(X[half], y[half])
+    assert weighted.rows == len(X) and alone.rows == half.sum()
+
+
+def test_what_it_refuses() -> None:
+    with pytest.raises(ArgumentError, match="Routing 'soft'"):
+        Tuner(exported("ridge"), routing="soft")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="batch_size"):
+        Tuner(exported("ridge"), batch_size=0)
+    tuner = Tuner(exported("ridge"))
+    with pytest.raises(ArgumentError, match="give ten or more"):
+        tuner.partial_fit(np.zeros((1, 10)), [1.0])
+    with pytest.raises(DataError):
+        tuner.partial_fit(np.zeros((20, 3)), np.zeros(20))
+
+
+def test_a_run_goes_on_with_its_arguments() -> None:
+    (X, y), valid, test = data_of("ridge")
+    first = onnxtune.tune(exported("ridge"), X, y, valid=valid, freeze="Scaler/*", epochs=2)
+    second = first.continue_(X[:200], y[:200], test=test, epochs=3)
+    assert first.accepted
+    assert set(second.report["tensors"]) == set(first.report["tensors"])
+    assert second.report["epochs"] <= 2 * 3 and second.report["folds"] == 5
+    before = np.square(predictions(first.model(), test[0])[:, 0] - test[1]).mean()
+    assert second.report["test"]["original"] == pytest.approx(before, rel=1e-4)
+
+
+def test_a_run_toward_a_transformed_target_goes_on_toward_it() -> None:
+    (X, y), _, _ = data_of("ridge")
+    model, target = exported("ridge"), np.expm1(np.asarray(y) / 3)
+    first = onnxtune.tune(model, X, target, target_transform="log1p", epochs=2)
+    second = first.continue_(X, target)
+    assert second.transform == "log1p"
+    assert [n.op_type for n in second.model().graph.node].count("Exp") == [
+        n.op_type for n in first.model().graph.node
+    ].count("Exp")
+
+
+# Toward a target of an inner value.
+
+
+def test_an_inner_value_is_tuned_toward_its_own_target(tmp_path: Path) -> None:
+    model, ((X, _), _, _) = exported("boosting"), data_of("boosting")
+    inner = model.graph.node[0].output[0]
+    wanted = 1.5 * np.asarray(X) + 0.2
+    result = onnxtune.tune(model, X, wanted, output=inner, epochs=10)
+    assert result.accepted and result.report["output"] == inner
+    assert all(name.startswith("Scaler/") for name in result.report["tensors"])
+    for form in ("native", "hard", "soft"):
+        names = [o.name for o in result.model(form).graph.output]  # type: ignore[arg-type]
+        assert names == [o.name for o in model.graph.output]
+    again = result.continue_(X, wanted)
+    assert again.report["output"] == inner
+    # What it already is cannot be bettered: the original's bytes are kept.
+    feed = {model.graph.input[0].name: np.asarray(X, np.float32)}
+    probe = onnx.ModelProto.FromString(model.SerializeToString())
+    probe.graph.output.add().name = inner
+    same = onnxtune.tune(model, X, run(probe, feed, [inner])[inner], output=inner, epochs=1)
+    assert not same.accepted
+    same.save(tmp_path / "same.onnx")
+    assert (tmp_path / "same.onnx").read_bytes() == model.SerializeToString()
+
+
+def test_an_inner_value_that_is_no_float() -> None:
+    model, ((X, y), _, _) = exported("boosting", True), data_of("boosting")
+    with pytest.raises(ArgumentError, match="choose a float tensor"):
+        onnxtune.tune(model, X, y, output="label")
+    with pytest.raises(ArgumentError, match="no float output"):
+        onnxtune.tune(model, X, y, output="nothing")
