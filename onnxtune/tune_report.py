@@ -20,7 +20,10 @@ Candidate = Mapping[str, Any]
 
 def text(report: Mapping[str, Any]) -> str:
     """The report of a tuning run as a table, with the reasons below."""
-    lines = [_table(report), "", _counts(report), *_reasons(report)]
+    lines = [_table(report), "", _counts(report)]
+    if report.get("interrupted"):
+        lines.append("Interrupted: what was best by then is judged.")
+    lines += _reasons(report)
     lines += [f"'{node}' has changed: {why}." for node, why in report["replaced"].items()]
     if "metrics" in report:
         lines += ["", _metrics(report["metrics"])]

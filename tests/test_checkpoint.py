@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from pipelines import data_of, exported
@@ -216,6 +217,22 @@ def test_another_run_is_refused_by_name(
         change = {"sample_weight": np.arange(len(X)), "valid": valid}
     with pytest.raises(ArgumentError, match=message):
         tuned(tmp_path, resume=True, **change)
+
+
+def test_several_outputs_are_told_by_their_weights(tmp_path: Path) -> None:
+    from test_joint_outputs import TWO_HEADS, data
+
+    model, rows = onnx.parser.parse_model(TWO_HEADS), data()
+
+    def joint(weight: float, **options: Any) -> TuneResult:
+        return tune(model, *rows, output=["size", "shares"], valid=data(seed=1), epochs=1,
+                    output_weight={"shares": weight}, threads=1, **options)  # fmt: skip
+
+    first = joint(2.0, checkpoint=tmp_path)
+    assert first.tensors
+    assert same(first, joint(2.0, checkpoint=tmp_path, resume=True))
+    with pytest.raises(ArgumentError, match=r"output_weight=\{'shares': 2.0\}, now \{'shares': 3"):
+        joint(3.0, checkpoint=tmp_path, resume=True)
 
 
 def test_other_versions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
