@@ -119,6 +119,7 @@ def accompanied(
     rows, target, scale = _rows(problem, split)
     kind = _kind(problem, scale)
     count, fit = len(valid.target), len(split.target)
+    weight = _weight(valid.weight, count)
     fold = np.random.default_rng(court.settings.seed).permutation(count) % _FOLDS
     parts = [fit + np.flatnonzero(fold == k) for k in range(_FOLDS)]
     stops = [np.concatenate([parts[(k + 1) % _FOLDS], parts[(k + 2) % _FOLDS]])
@@ -134,16 +135,17 @@ def accompanied(
         stops,
         int(np.clip(fit // 16, 32, 128)),
         court.settings.seed,
+        torch.from_numpy(np.concatenate([_weight(split.weight, fit), weight])).float(),
     )
     networks = _rescaled(networks, scale)
     values = _values(kind, networks, rows[fit:])
     wanted = torch.as_tensor(valid.target)
-    shares = [_share(kind, own, values[k], wanted, stops[k] - fit) for k in range(_FOLDS)]
+    shares = [_share(kind, own, values[k], wanted, weight, stops[k] - fit) for k in range(_FOLDS)]
     losses = np.empty(count)
     for k, part in enumerate(parts):
         at = torch.from_numpy(part - fit)
         blended = shares[k] * own[at] + (1 - shares[k]) * values[k][at]
-        losses[part - fit] = kind.value_loss(blended, wanted[at]).numpy()
+        losses[part - fit] = kind.value_loss(blended, wanted[at]).numpy() * weight[part - fit]
     share = float(np.mean(shares))
     made = _with(problem, native(prepared, tensors).proto, networks, kind.link, share, own, valid)
     test = None
@@ -151,11 +153,12 @@ def accompanied(
         blended = share * output(module, court.test) + (1 - share) * _values(
             kind, networks, _matrix(court.test.entering)
         ).mean(dim=0)
-        test = float(kind.value_loss(blended, torch.as_tensor(court.test.target)).mean())
+        each = kind.value_loss(blended, torch.as_tensor(court.test.target)).numpy()
+        test = float((each * _weight(court.test.weight, len(each))).mean())
     size = 1.0 if taken is None else taken.size
-    untouched = kind.value_loss(output(problem.original, valid), wanted).numpy()
+    untouched = kind.value_loss(output(problem.original, valid), wanted).numpy() * weight
     verdict = replace(court, original=untouched).verdict(losses, size)
-    gain, _, z = paired(losses, kind.value_loss(own, wanted).numpy())
+    gain, _, z = paired(losses, kind.value_loss(own, wanted).numpy() * weight)
     helps = verdict.accepted and gain > 0 and z > court.needed_z and count >= _FEWEST
     made_of = Candidate(COMPANION, "hard", size, made, {}, verdict, losses, test, court.temperature)
     return made_of, helps
@@ -282,11 +285,18 @@ def _values(kind: _Kind, networks: Networks, rows: Array) -> Tensor:
     return scores.exp() if kind.link == "exp" else scores
 
 
-def _share(kind: _Kind, model: Tensor, network: Tensor, target: Tensor, rows: Array) -> float:
+def _weight(given: Array | None, rows: int) -> Array:
+    """[N]: how much each row counts, 1 where nothing is said."""
+    return np.ones(rows) if given is None else given
+
+
+def _share(
+    kind: _Kind, model: Tensor, network: Tensor, target: Tensor, weight: Array, rows: Array
+) -> float:
     """The model's share with the lowest loss on some rows."""
-    at = torch.from_numpy(rows)
+    at, own = torch.from_numpy(rows), torch.from_numpy(weight[rows])
     losses = [
-        float(kind.value_loss(s * model[at] + (1 - s) * network[at], target[at]).mean())
+        float((own * kind.value_loss(s * model[at] + (1 - s) * network[at], target[at])).mean())
         for s in _SHARES
     ]
     return float(_SHARES[int(np.argmin(losses))])

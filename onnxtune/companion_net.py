@@ -96,6 +96,7 @@ def trained(
     stops: Sequence[Array],
     batch_size: int,
     seed: int,
+    weight: Tensor | None = None,
 ) -> Networks:
     """Train one network on each set of rows, from nothing, and stop each where it is best.
 
@@ -108,7 +109,10 @@ def trained(
         stops: M sets, on whose loss each network keeps its best weights.
         batch_size: rows a step.
         seed: of the weights and the order of rows.
+        weight: [N], how much each row counts; None for all alike.
     """
+    if weight is None:
+        weight = torch.ones(len(columns))
     inputs = measured(columns[np.unique(np.concatenate(trains))])
     x = torch.from_numpy(inputs.apply(columns))
     generator = torch.Generator().manual_seed(seed)
@@ -127,7 +131,8 @@ def trained(
             order = _shuffled(trains, fewest, generator)
             for rows in torch.split(order, batch_size, dim=1):
                 optimizer.zero_grad()
-                mean = loss(_forward(layers, x[rows]), target[rows]).mean(dim=1).sum()
+                found = loss(_forward(layers, x[rows]), target[rows]) * weight[rows]
+                mean = found.mean(dim=1).sum()
                 mean.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 steps += 1
@@ -135,7 +140,7 @@ def trained(
                 with torch.no_grad():
                     for own, layer in zip(average, layers, strict=True):
                         own.lerp_(layer, 1 - kept)
-            losses = _each_loss(average, x, target, held, loss)
+            losses = _each_loss(average, x, target, held, loss, weight)
             better = losses < lowest
             lowest = torch.where(better, losses, lowest)
             for kept_layer, own in zip(best, average, strict=True):
@@ -178,13 +183,19 @@ def _shuffled(trains: Sequence[Array], fewest: int, generator: torch.Generator) 
 
 @torch.no_grad()
 def _each_loss(
-    layers: Sequence[Tensor], x: Tensor, target: Tensor, held: Sequence[Tensor], loss: NetLoss
+    layers: Sequence[Tensor],
+    x: Tensor,
+    target: Tensor,
+    held: Sequence[Tensor],
+    loss: NetLoss,
+    weight: Tensor,
 ) -> Tensor:
     """[M]: of each network, on its own rows."""
     found = []
     for number, rows in enumerate(held):
         own = [layer[number : number + 1] for layer in layers]
-        found.append(loss(_forward(own, x[rows][None]), target[rows][None]).mean())
+        each = loss(_forward(own, x[rows][None]), target[rows][None])
+        found.append((each * weight[rows]).mean())
     return torch.stack(found)
 
 

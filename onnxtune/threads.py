@@ -19,19 +19,22 @@ _REPEATS = 3
 
 
 def quickest(step: Callable[[], object], steps: int) -> int:
-    """The number of threads that a step is quickest with, by trial.
+    """The number of threads that a step is quickest with, by trial, as far as torch would go.
+
+    That is the number of cores, or what OMP_NUM_THREADS or the caller has set.
 
     Args:
         step: a batch, forward and backward.
         steps: how many are to come; for a short run one thread is enough.
     """
+    most = min(torch.get_num_threads(), os.cpu_count() or 1)
     with torch_threads(1):
         step()  # what is done once alone
         best, seconds = 1, _timed(step)
     if seconds * steps < _SHORT:
         return best
     count = 2
-    while count <= (os.cpu_count() or 1):
+    while count <= most:
         with torch_threads(count):
             step()
             found = _timed(step)

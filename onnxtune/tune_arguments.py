@@ -19,13 +19,13 @@ LearningRate = float | Mapping[str, float]
 
 
 def check_whole(**counts: Any) -> None:
-    """Whole numbers from 1, or None.
+    """Whole numbers from 1.
 
     Raises:
         ArgumentError: one is not.
     """
     for name, value in counts.items():
-        if value is not None and not (isinstance(value, Integral) and int(value) >= 1):
+        if not (isinstance(value, Integral) and int(value) >= 1):
             raise ArgumentError(f"{name} must be a whole number of at least 1, not {value!r}.")
 
 

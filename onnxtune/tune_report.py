@@ -144,6 +144,9 @@ def _why(report: Mapping[str, Any], taken: Candidate, able: Sequence[Candidate])
 def _why_not(able: Sequence[Candidate]) -> str:
     best = min(_alone(able), key=lambda one: float(one["after"]))
     name, needed = shown_name(best["name"]), f"{best['needed_z']:g} is needed"
+    if best["z"] > best["needed_z"] and best.get("milder_z") is not None:
+        over = output.number(best["milder_z"])
+        return f"the best, '{name}', has z {over} over the usual steps, and {needed}"
     return f"the best, '{name}', has z {output.number(best['z'])}, and {needed}"
 
 

@@ -165,7 +165,9 @@ def tune(
     """
     asked_for = dict(locals())
     started = time.perf_counter()
-    check_whole(epochs=epochs, patience=patience, batch_size=batch_size)
+    check_whole(epochs=epochs, patience=patience)
+    if batch_size is not None:
+        check_whole(batch_size=batch_size)
     if threads != "auto":
         check_whole(threads=threads)
     check_positive(max_size=max_size, clip=clip)

@@ -309,7 +309,7 @@ def test_what_cannot_be_computed_stops_before_training(monkeypatch: pytest.Monke
     def never(*_: Any) -> Any:
         raise AssertionError("trained")
 
-    monkeypatch.setattr("onnxtune.tuning.candidates", never)
+    monkeypatch.setattr("onnxtune.turns.candidates", never)
     (X, y), valid, _ = data_of("ridge")
     with pytest.raises(ArgumentError, match="'roc_auc' cannot be computed here"):
         tune(exported("ridge"), X, y, valid=valid, metrics="roc_auc")

@@ -175,6 +175,15 @@ def test_half_precision_is_really_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == {True}
 
 
+@pytest.mark.parametrize("name", ["epochs", "patience", "batch_size"])
+@pytest.mark.parametrize("wrong", [0, -3, 2.5, "few", None])
+def test_wrong_counts_are_named(name: str, wrong: Any) -> None:
+    if (name, wrong) == ("batch_size", None):
+        return
+    with pytest.raises(ArgumentError, match=f"{name} must be a whole number of at least 1, not"):
+        tuned(**{name: wrong})
+
+
 def test_an_unknown_precision_is_named() -> None:
     with pytest.raises(ArgumentError, match="precision 'float16' is none of float32, bfloat16"):
         tuned(precision="float16")

@@ -290,3 +290,13 @@ def test_losses_far_apart_are_drawn_on_a_logarithmic_scale() -> None:
 def test_a_gain_without_standard_error_is_drawn() -> None:
     none = candidate("trained", 0.5, 1.0) | {"standard_error": float("nan")}
     assert len(panels(report(none, test={"rows": 1, "original": 1.0}))) == 2
+
+
+def test_a_bolder_one_that_is_refused_says_why() -> None:
+    usual = candidate("trained", 0.95, 1.2, milder_z=None)
+    bold = candidate("trained boldly", 0.9, 2.5, milder_z=1.1, accepted=False)
+    lines = lines_of(usual, bold)
+    assert lines[-1] == (
+        "Kept for native and hard: the original; the best, 'trained boldly', has z 1.1 over the "
+        "usual steps, and 1.64 is needed."
+    )

@@ -99,6 +99,25 @@ def test_test_rows_have_weights_too() -> None:
     assert odd["original"] == pytest.approx(out["original"], rel=1e-5)
 
 
+def test_a_companion_is_judged_by_the_same_weights() -> None:
+    (X, y), (Xv, yv), (Xt, yt) = data_of("logistic")
+    weights = {0: 5.0, 1: 1.0}
+    plain, found = (
+        tuned(X, y, valid=(Xv, yv), test=(Xt, yt), companion=True, epochs=1, class_weight=given)
+        for given in (None, weights)
+    )
+    names = [one["name"] for one in found.report["candidates"]]
+    assert names[-1] == "with companion"
+    first, last = found.report["candidates"][0], found.report["candidates"][-1]
+    assert last["before"] == pytest.approx(first["before"], rel=1e-4)
+    assert last["before"] != pytest.approx(plain.report["candidates"][-1]["before"], rel=0.02)
+    assert last["test"] != pytest.approx(plain.report["candidates"][-1]["test"], rel=0.02)
+    unit = tuned(X, y, valid=(Xv, yv), companion=True, epochs=1, class_weight={0: 1, 1: 1})
+    assert unit.report["candidates"][-1]["after"] == pytest.approx(
+        plain.report["candidates"][-1]["after"], rel=1e-4
+    )
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
