@@ -58,12 +58,12 @@ class Slot:
                 facts = json.loads((file.metadata() or {})["facts"])
                 return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise self.unreadable(error) from None
+            raise ArgumentError(self.unreadable(error)) from None
 
-    def unreadable(self, error: Exception) -> ArgumentError:
+    def unreadable(self, error: Exception) -> str:
         """What to say of a file that holds something else."""
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return ArgumentError(
+        return (
             f"{self.path}: is no state of this training ({reason}); remove it, and the training "
             "begins anew."
         )
@@ -123,10 +123,10 @@ def open_checkpoint(
             left.unlink(missing_ok=True)
         others = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
         found = json.loads((path / _RUN).read_text()) if _RUN in others else None
-        if _RUN in others and not isinstance(found, dict):
-            raise ValueError(f"{_RUN} holds no record of a run")
     except (OSError, ValueError) as error:
         raise ArgumentError(f"checkpoint '{path}': cannot be used ({error}).") from None
+    if _RUN in others and not isinstance(found, dict):
+        raise ArgumentError(f"checkpoint '{path}': {_RUN} holds no record of a run; remove it.")
     if found is None:
         if others:
             raise ArgumentError(
