@@ -217,6 +217,7 @@ def tune(
     warn_of_doubt(target, problem.loss, problem.labels)
     original = problem.original
     freeze = [freeze] if isinstance(freeze, str) else sorted(set(freeze))
+    asked_for["freeze"] = freeze  # an iterator is through by now
     trained = trainable(original, routing == "leaves", freeze)
     asked = {
         "routing": routing,
@@ -230,7 +231,8 @@ def tune(
     kept = None
     if checkpoint is not None:
         more = {
-            "loss": loss, "output": output, "temperature": temperature, "epochs": epochs,
+            "loss": loss, "output": asked_for["output"], "output_weight": output_weight,
+            "temperature": temperature, "epochs": epochs,
             "batch_size": batch_size, "lr": lr, "freeze": freeze, "patience": patience,
             "valid": None if apart is not None else valid, "class_weight": class_weight,
             "sampling": sampling, "noise": noise, "augment": augment, "order": order,

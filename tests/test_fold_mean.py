@@ -11,7 +11,7 @@ from courts import court_for
 from pipelines import data_of, exported
 
 import onnxtune
-from onnxtune import tuning
+from onnxtune import turns
 from onnxtune.fold_mean import FoldMean
 from onnxtune.judging import Court
 from onnxtune.result import Candidate
@@ -86,7 +86,7 @@ def test_tune_hands_out_the_mean_of_its_folds(monkeypatch: pytest.MonkeyPatch) -
             seen.append({c.name: c.tensors for c in found})
             super().add(court, found)
 
-    monkeypatch.setattr(tuning, "FoldMean", Watched)
+    monkeypatch.setattr(turns, "FoldMean", Watched)
     (X, y), _, _ = data_of("ridge")
     X, y = X[:200], np.asarray(y[:200]) + 3
     result = onnxtune.tune(exported("ridge"), X, y, epochs=3)

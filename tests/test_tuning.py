@@ -12,7 +12,7 @@ import torch
 from pipelines import data_of, exported, mixed
 
 import onnxtune
-from onnxtune.errors import ArgumentError, DataError, OnnxTuneError, UnsupportedError
+from onnxtune.errors import ArgumentError, DataError, UnsupportedError
 from onnxtune.export import SAVED_FORMS
 from onnxtune.links import Source
 from onnxtune.losses import Loss, Output, choose_loss
@@ -375,10 +375,12 @@ def test_several_outputs_need_a_choice() -> None:
     assert list(result.report["changed"]) == ["second/coefficients"]
 
 
-def test_a_loss_that_is_no_number_stops() -> None:
-    (X, y), _, _ = data_of("poisson")
-    with pytest.raises(OnnxTuneError, match="lower lr"):
-        tune(exported("poisson"), X, y, lr=1e6)
+def test_a_loss_that_is_no_number_keeps_the_original(caplog: pytest.LogCaptureFixture) -> None:
+    (X, y), valid, _ = data_of("poisson")
+    result = tune(exported("poisson"), X, y, valid=valid, lr=1e6)
+    assert "trained: the loss became inf in epoch 1; what was best before is kept" in caplog.text
+    assert result.history == ()
+    assert set(result.report["taken"].values()) <= {"scaled"}
 
 
 def test_a_loss_must_return_one_number_a_row() -> None:
@@ -601,6 +603,6 @@ def test_targets_that_cannot_be_transformed() -> None:
         tune(exported("ridge"), X, y, target_transform="cube")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="init 'zero' is none of model, random"):
         tune(exported("ridge"), X, y, init="zero")  # type: ignore[arg-type]
-    for wrong in (X, (X,), (X, y, y)):
+    for wrong in (X, (X,), (X, y, y, y)):
         with pytest.raises(ArgumentError, match=r"test must be \(X, y\)"):
             tune(exported("ridge"), X, y, test=wrong)

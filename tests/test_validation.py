@@ -197,9 +197,9 @@ def test_what_is_no_way_to_hold_out(valid: Any) -> None:
     assert text.startswith("valid must be a share between 0 and 1, (X, y)")
 
 
-def test_three_are_no_pair() -> None:
+def test_four_are_no_pair() -> None:
     (X, y), _, _ = splits("friedman")
-    for valid in ((X, y, y), (X,)):
+    for valid in ((X, y, y, y), (X,)):
         message(ArgumentError, lambda valid=valid: given_tables(ridge(), X, y, valid))  # type: ignore[misc]
     with pytest.raises(ArgumentError, match="test must be"):
         validation.reported_table(ridge(), X, 0.2)
