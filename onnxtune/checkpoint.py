@@ -126,7 +126,7 @@ def open_checkpoint(
     except (OSError, ValueError) as error:
         raise ArgumentError(f"checkpoint '{path}': cannot be used ({error}).") from None
     if _RUN in others and not isinstance(found, dict):
-        raise ArgumentError(f"checkpoint '{path}': {_RUN} holds no record of a run; remove it.")
+        raise ArgumentError(f"checkpoint '{path}': cannot be used ({_RUN} is no record of a run).")
     if found is None:
         if others:
             raise ArgumentError(
