@@ -58,13 +58,12 @@ class Slot:
                 facts = json.loads((file.metadata() or {})["facts"])
                 return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            wrong = self.unreadable(error)
-            raise wrong from None
+            raise ArgumentError(self.unreadable(error)) from None
 
-    def unreadable(self, error: Exception) -> ArgumentError:
+    def unreadable(self, error: Exception) -> str:
         """What to say of a file that holds something else."""
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return ArgumentError(
+        return (
             f"{self.path}: is no state of this training ({reason}); remove it, and the training "
             "begins anew."
         )

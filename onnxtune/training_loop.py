@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from onnxtune.checkpoint import Slot
+from onnxtune.errors import ArgumentError
 from onnxtune.optimizers import OF_TENSORS, adam, tensor_adam
 from onnxtune.output import progress
 from onnxtune.parameters import Parameter
@@ -237,8 +238,7 @@ class _State:
         try:
             self._take(*found)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            wrong = slot.unreadable(error)
-            raise wrong from None
+            raise ArgumentError(slot.unreadable(error)) from None
 
     @torch.no_grad()
     def _take(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
