@@ -235,39 +235,29 @@ def split_beside(
 ) -> tuple[list[int], dict[str, int]]:
     """The positions of the columns that feed inputs, and those of `beside` by its fields.
 
+    One feeds an input as well where that has its name, or where a single input, which takes columns
+    by their order (`by_order`), has too few without it.
+
     Raises:
-        DataError: no column of a name, or several.
+        DataError: no column of a name, or several, or one that may be meant either way.
     """
-    found = {}
-    for role, purpose in _PURPOSES.items():
-        column = getattr(beside, role)
-        if column is not None:
-            kept, found[role] = _split(names, kept, inputs, column, purpose, origin, by_order)
-    return kept, found
+    places = {
+        role: _place(names, kept, getattr(beside, role), purpose, origin)
+        for role, purpose in _PURPOSES.items()
+        if getattr(beside, role) is not None
+    }
+    apart = set(places.values())
+    found = _match([names[i] for i in kept], [value.name for value in inputs], origin, "column")
+    apart -= {kept[place] for place in found.values()}
+    if by_order and len(inputs) == 1 and apart:
+        apart -= _fed_by_order(names, len(kept), width_of(inputs[0]), sorted(apart), origin)
+    return [index for index in kept if index not in apart], places
 
 
-def _split(
-    names: Sequence[str],
-    kept: list[int],
-    inputs: Sequence[ValueType],
-    column: str,
-    purpose: str,
-    origin: str,
-    by_order: bool,
-) -> tuple[list[int], int]:
-    """The positions of the columns that feed inputs, and that of another one.
-
-    It feeds an input as well where one has its name.
-
-    Args:
-        names: of all columns.
-        kept: positions of those that are no target.
-        inputs: of the model.
-        column: its name.
-        purpose: what it is for, in messages.
-        origin: what to call the data in messages.
-        by_order: a single input takes columns by their order; it also takes this one where it has
-            one column too few without it.
+def _place(
+    names: Sequence[str], kept: Sequence[int], column: str, purpose: str, origin: str
+) -> int:
+    """The position of a column beside the target.
 
     Raises:
         DataError: no column of this name, or several.
@@ -281,11 +271,27 @@ def _split(
             f"{origin}: column '{column}', {purpose}, {problem}; there are "
             f"{listing([names[index] for index in kept])}."
         )
-    found = _match([names[i] for i in kept], [value.name for value in inputs], origin, "column")
-    fed = kept.index(places[0]) in found.values()
-    if by_order and len(inputs) == 1:
-        fed = fed or width_of(inputs[0]) == len(kept)
-    return (kept if fed else [index for index in kept if index != places[0]]), places[0]
+    return places[0]
+
+
+def _fed_by_order(
+    names: Sequence[str], count: int, width: int | None, apart: Sequence[int], origin: str
+) -> set[int]:
+    """Those of the columns beside the rows that a single input of this width takes as well.
+
+    Raises:
+        DataError: it takes one of two, and nothing says which.
+    """
+    missing = 0 if width is None else width - (count - len(apart))
+    if missing == len(apart):
+        return set(apart)
+    if 0 < missing < len(apart):
+        raise DataError(
+            f"{origin}: the model takes {width} columns, and one of "
+            f"{listing([names[index] for index in apart])} is among them, but nothing says which; "
+            "give groups or weights as an array."
+        )
+    return set()
 
 
 def text_columns(

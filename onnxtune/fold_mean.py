@@ -9,7 +9,7 @@ soups", section 3).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -61,7 +61,8 @@ class FoldMean:
             return candidate
         types = {key: value.dtype for key, value in _own(court, candidate).items()}
         tensors = {key: np.asarray(sums[key] / self._folds, types[key]) for key in sums}
-        mean = court.judge(
+        # Soft gates are as wide as the first fold chose.
+        mean = replace(court, temperature=candidate.temperature).judge(
             candidate.name, candidate.form, candidate.size, candidate.prepared, tensors
         )
         return Candidate(**vars(mean) | {"verdict": candidate.verdict, "losses": candidate.losses})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 
 from onnxtune.errors import ArgumentError
@@ -35,15 +37,19 @@ def with_inner(prepared: Prepared, name: str) -> Prepared | None:
     return prepare(Model(proto, source.content, source.origin, source.path))
 
 
-def without_inner(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """A copy without that output, and without what was added for it, called `<name>/...`."""
+def without_inner(proto: onnx.ModelProto, name: str, added: str | None = None) -> onnx.ModelProto:
+    """A copy without that output, and without the nodes and tensors whose names begin so."""
     kept = onnx.ModelProto()
     kept.CopyFrom(proto)
-    graph, added = kept.graph, f"{name}/"
+    graph = kept.graph
     outputs = [output for output in graph.output if output.name != name]
-    nodes = [node for node in graph.node if not node.name.startswith(added)]
-    tensors = [tensor for tensor in graph.initializer if not tensor.name.startswith(added)]
-    for field, left in ((graph.output, outputs), (graph.node, nodes), (graph.initializer, tensors)):
+    fields: list[tuple[Any, list[Any]]] = [(graph.output, outputs)]
+    if added is not None:
+        fields.extend(
+            (field, [each for each in field if not each.name.startswith(added)])
+            for field in (graph.node, graph.initializer)
+        )
+    for field, left in fields:
         if len(left) < len(field):
             held = [type(each).FromString(each.SerializeToString()) for each in left]
             del field[:]

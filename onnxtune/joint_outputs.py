@@ -24,6 +24,7 @@ from onnxtune.preparation import Prepared, prepare
 from onnxtune.problem import Problem, pose
 from onnxtune.runtime import input_types
 from onnxtune.tables import to_array
+from onnxtune.validation import LAST
 from rewrites.core.rewrite import Array
 
 _NAME = "joint"
@@ -95,7 +96,8 @@ class Joint:
         """The targets of all rows as `tune` takes them, wherever there are some."""
         pairs = []
         for name, pair in (("valid", valid), ("test", test)):
-            apart = isinstance(pair, tuple) and len(pair) in (2, 3)
+            apart = isinstance(pair, tuple | list) and len(pair) in (2, 3)
+            apart = apart and isinstance(pair[1], Mapping)
             pairs.append((pair[0], self.target(pair[1], name), *pair[2:]) if apart else pair)
         return self.target(y, "y"), pairs[0], pairs[1]
 
@@ -109,6 +111,8 @@ def joint_problem(
     temperature: float,
     max_size: float,
     companion: bool,
+    valid: Any,
+    sample_weight: Any,
 ) -> Joint:
     """The outputs as one.
 
@@ -121,6 +125,8 @@ def joint_problem(
         temperature: of soft gates.
         max_size: trees, over those of the original.
         companion: whether a network was asked for.
+        valid: may name a column of X with groups.
+        sample_weight: may name a column of X.
 
     Raises:
         ArgumentError: an output, a loss or a weight that does not fit.
@@ -128,7 +134,10 @@ def joint_problem(
     """
     if max_size < 1 or companion:
         raise ArgumentError("max_size below 1 and companion are for one output, not for several.")
-    table = load_data(X, input_types(prepared.source.proto))
+    groups = valid if isinstance(valid, str) and valid != LAST else None
+    column = sample_weight if isinstance(sample_weight, str) else None
+    inputs = input_types(prepared.source.proto)
+    table = load_data(X, inputs, groups=groups, weights=column)
     names = [str(name) for name in outputs]
     if len(set(names)) < max(2, len(names)):
         raise ArgumentError("output must name one output, or several different ones.")
@@ -172,6 +181,8 @@ def _with_joint(prepared: Prepared, parts: Sequence[_Part]) -> tuple[Prepared, s
     graph = proto.graph
     taken = set(names_of(graph))
     name = unused(_NAME, taken)
+    while any(other.startswith(f"{name}/") for other in taken):
+        name = unused(_NAME, taken)
     values, floats = [], float_outputs(prepared)
     for place, part in enumerate(parts):
         shape = unused(f"{name}/shape", taken)

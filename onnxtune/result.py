@@ -112,6 +112,7 @@ class TuneResult:
         module: the torch module, its tensors those of the native form.
         transform: what the target went through; the written graphs end in its inverse.
         inner: the inner value that was tuned toward the target, if it was one.
+        added: how the names begin of what was added to the graph for it.
         again: `tune` with the arguments of this run.
     """
 
@@ -127,6 +128,7 @@ class TuneResult:
     metadata: dict[str, str] = field(repr=False)
     transform: str | None = None
     inner: str | None = None
+    added: str | None = None
     again: Callable[..., TuneResult] | None = field(default=None, repr=False)
 
     @property
@@ -168,7 +170,7 @@ class TuneResult:
             with_metadata(proto, self.prepared.source, self.metadata)
         elif form != "native":
             with_metadata(proto, self.prepared.source, {})
-        return proto if self.inner is None else without_inner(proto, self.inner)
+        return proto if self.inner is None else without_inner(proto, self.inner, self.added)
 
     def continue_(self, X: Any, y: Any, **changes: Any) -> TuneResult:
         """Tune what came of this run on other rows.

@@ -190,12 +190,25 @@ def tune(
         raise ArgumentError("resume needs the checkpoint folder of the run; give checkpoint=.")
     scorers = named_scorers(metrics)
     width = check_temperature(temperature)
-    prepared = prepare(check_native(load(model, features(X, y, valid, sample_weight))))
+    prepared = prepare(check_native(load(model, features(X, y, valid, sample_weight, model))))
     inner: str | None = None
+    added: str | None = None
     chosen: str | RowLoss | Loss
     if output is not None and not isinstance(output, str):
-        joint = joint_problem(prepared, X, output, loss, output_weight, width, max_size, companion)
+        joint = joint_problem(
+            prepared,
+            X,
+            output,
+            loss,
+            output_weight,
+            width,
+            max_size,
+            companion,
+            valid,
+            sample_weight,
+        )
         prepared, output, chosen, inner = joint.prepared, joint.name, joint.loss, joint.name
+        added = f"{joint.name}/"
         y, valid, test = joint.targets(y, valid, test)
     elif isinstance(loss, Mapping) or output_weight is not None:
         raise ArgumentError("a mapping of losses and output_weight are for several outputs.")
@@ -204,6 +217,11 @@ def tune(
         exposed = None if output is None else with_inner(prepared, output)
         if exposed is not None:
             prepared, inner = exposed, output
+    if inner is not None and target_transform is not None:
+        raise ArgumentError(
+            "target_transform is for an output of its own; give a target that is already on that "
+            "scale."
+        )
     given, apart = given_tables(prepared, X, y, valid, sample_weight)
     tested = None if test is None else reported_table(prepared, test, valid, sample_weight)
     problem = pose(prepared, given, output, chosen, target_transform, width, device_of(device))
@@ -310,7 +328,7 @@ def tune(
             if before is not None:
                 result = with_metrics(result, before)
     again = {k: v for k, v in asked_for.items() if _holds_for_others(k, v)}
-    return replace(result, inner=inner, again=partial(tune, **again))
+    return replace(result, inner=inner, added=added, again=partial(tune, **again))
 
 
 def _holds_for_others(name: str, value: Any) -> bool:

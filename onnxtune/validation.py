@@ -87,8 +87,13 @@ def _beside(
 ) -> Table:
     """Rows that came apart, (X, y) or (X, y, weights)."""
     own = pair[2] if len(pair) == 3 else None
-    column = _column(own) or (_column(weights) if own is None else None)
-    for group, weight in ((groups, column), (None, column), (groups, None)):
+    # A column that holds the weights of other rows is no feature of these either.
+    column = _column(own) or _column(weights)
+    tried = [(groups, column), (None, column), (groups, None)]
+    if isinstance(own, str):
+        table = load_data(pair[0], inputs, pair[1], origin=origin, weights=own)
+        return _with_weights(table, own)
+    for group, weight in tried:
         if group is None and weight is None:
             continue
         try:
@@ -109,9 +114,14 @@ def _with_weights(table: Table, weights: Any) -> Table:
     return table if given is None else replace(table, weights=sample_weights(given, table.rows))
 
 
-def features(X: Any, y: Any, valid: Any, weights: Any = None) -> Any:
-    """A DataFrame without its columns of the target, groups and weights; others as they are."""
-    others = [name for name in (y, valid, weights) if isinstance(name, str) and name != LAST]
+def features(X: Any, y: Any, valid: Any, weights: Any = None, model: Any = None) -> Any:
+    """A DataFrame without its columns of the target, groups and weights; others as they are.
+
+    Columns that an estimator was fitted with are kept.
+    """
+    fitted = set(getattr(model, "feature_names_in_", ()))
+    named = (name for name in (y, valid, weights) if isinstance(name, str) and name != LAST)
+    others = [name for name in named if name not in fitted]
     columns = list(getattr(X, "columns", ()))
     if not any(name in columns for name in others):
         return X

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 
 import onnxtune
@@ -95,3 +96,16 @@ def test_what_does_not_fit(error: type[Exception], message: str, arguments: Any)
     given = {"y": y, "output": ["size", "shares"]} | arguments
     with pytest.raises(error, match=message):
         onnxtune.tune(onnx.parser.parse_model(TWO_HEADS), x, **given)
+
+
+def test_columns_beside_the_rows() -> None:
+    x, y = data()
+    table = pd.DataFrame(x, columns=["p", "q", "r"]).assign(w=1.0, g=np.arange(400) % 7)
+    model = onnx.parser.parse_model(TWO_HEADS)
+    result = onnxtune.tune(
+        model, table, y, output=["size", "shares"], valid="g", sample_weight="w", epochs=1
+    )
+    assert result.report["folds"] == 5
+    held = data(seed=2)
+    listed = onnxtune.tune(model, x, y, output=["size", "shares"], valid=list(held), epochs=1)
+    assert listed.report["validation_rows"] == 400

@@ -144,3 +144,27 @@ def test_an_inner_value_that_is_no_float() -> None:
         onnxtune.tune(model, X, y, output="label")
     with pytest.raises(ArgumentError, match="no float output"):
         onnxtune.tune(model, X, y, output="nothing")
+
+
+def test_nodes_that_are_called_like_the_inner_value_stay() -> None:
+    """Nothing is added to the graph for a single inner value."""
+    body = """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 1]>
+    g (float[N, 2] x) => (float[N, 2] y) {
+        [sc] sc = ai.onnx.ml.Scaler <offset = [0.5, 0.0], scale = [1.0, 2.0]> (x)
+        [sc_then] h = Mul(sc, w)
+        [out] y = Relu(h)
+    }"""
+    model = onnx.parser.parse_model(body)
+    model.graph.initializer.append(
+        onnx.numpy_helper.from_array(np.array([1.0, 2.0], np.float32), "w")
+    )
+    model.graph.node[1].name = "sc/then"
+    X = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
+    result = onnxtune.tune(model, X, 3 * X + 1, output="sc", epochs=5)
+    assert result.accepted
+    for form in ("native", "hard", "soft"):
+        made = result.model(form)  # type: ignore[arg-type]
+        onnx.checker.check_model(made, full_check=True)
+        assert [o.name for o in made.graph.output] == ["y"]
+    with pytest.raises(ArgumentError, match="target_transform is for an output of its own"):
+        onnxtune.tune(model, X, 3 * X + 1, output="sc", target_transform="asinh")

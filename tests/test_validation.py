@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from pipelines import exported, mixed, splits
+from pipelines import data_of, exported, mixed, splits
 
+import onnxtune
 from onnxtune import validation
 from onnxtune.data import Table, load
 from onnxtune.errors import ArgumentError, DataError
@@ -345,3 +347,39 @@ def test_as_many_folds_as_groups() -> None:
     parts = folds(np.zeros(20), False, 5, rng(), groups)
     # What is trained on all but the first is handed out, and so the first is the smallest.
     assert [set(groups[part]) for part in parts] == [{9}, {8}, {7}]
+
+
+def test_a_group_column_that_is_a_feature_beside_a_weight_column_that_is_none() -> None:
+    frame = pd.DataFrame({"a": [1.0, 2, 3], "g": [0.0, 1, 1], "w": [1.0, 2, 3]})
+    two = [ValueType("X", "tensor(float)", ("N", 2))]
+    named = load(frame.rename(columns={"g": "b"}).assign(g=0.0), two, groups="g", weights="w")
+    np.testing.assert_array_equal(named.feed["X"], [[1, 0], [2, 1], [3, 1]])
+    # One of both must be a feature, and nothing says which.
+    text = message(DataError, lambda: load(frame, two, groups="g", weights="w"))
+    assert "one of 'g', 'w' is among them" in text
+    three = [ValueType("X", "tensor(float)", ("N", 3))]
+    whole = load(frame, three, groups="g", weights="w")
+    np.testing.assert_array_equal(whole.feed["X"], frame.to_numpy())
+    both = load(frame, two, groups="w", weights="w")
+    np.testing.assert_array_equal(both.feed["X"], frame[["a", "g"]].to_numpy())
+    assert both.groups is not None and both.weights is not None
+
+
+def test_weights_of_rows_that_come_apart() -> None:
+    (X, y), _, (Xt, yt) = data_of("ridge")
+    columns = [f"x{i}" for i in range(X.shape[1])]
+    train = pd.DataFrame(X, columns=columns).assign(w=1.0, y=y)
+    held = pd.DataFrame(Xt, columns=columns).assign(w=2.0, y=yt)
+    given = {"sample_weight": "w", "epochs": 1}
+    own = np.arange(len(held)) + 1.0
+    result = onnxtune.tune(exported("ridge"), train, "y", valid=(held, "y", own), **given)
+    assert result.report["validation_rows"] == len(held)
+    with pytest.raises(DataError, match="'no_such'"):
+        onnxtune.tune(exported("ridge"), train, "y", valid=(held, "y", "no_such"), **given)
+
+
+def test_an_estimator_keeps_the_columns_that_it_was_fitted_with() -> None:
+    frame = pd.DataFrame({"a": [1.0, 2], "g": [0, 1], "y": [1, 2]})
+    model = SimpleNamespace(feature_names_in_=["a", "g"])
+    assert list(features(frame, "y", "g", None, model).columns) == ["a", "g"]
+    assert list(features(frame, "y", "g").columns) == ["a"]
