@@ -151,11 +151,9 @@ class Tuner:
         Raises:
             ArgumentError: no such form.
         """
-        source = load(self._model)
         if self._run is None:
-            return written(
-                prepare(check_native(source)), {}, form, check_temperature("auto"), {}, []
-            )
+            prepared = prepare(check_native(load(self._model)))
+            return written(prepared, {}, form, check_temperature("auto"), {}, [])
         problem = self._run.problem
         held = as_held(problem.prepared, self.tensors())
         proto = written(
@@ -203,7 +201,9 @@ class _Run:
         names = trainable(module, leaves, tuner._freeze)
         by_name = rates(tuner._lr, names, module.learned)
         self.problem = problem
-        self.routing: Routing = _ROUTINGS[tuner._routing] if trees else "hard"
+        self.routing: Routing = (
+            _ROUTINGS[tuner._routing] if trees else "straight-through"
+        )
         self.names = names
         self.parameters: dict[str, Parameter] = standardised(
             dict(module.learned), names, problem.device

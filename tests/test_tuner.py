@@ -8,8 +8,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 from pipelines import data_of, exported
+from skl2onnx import to_onnx
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Binarizer, OneHotEncoder
 
 import onnxtune
 from onnxtune.errors import ArgumentError, DataError
@@ -68,6 +75,37 @@ def test_leaves_alone_move(name: str, tmp_path: Path) -> None:
     X = batches(name)[0][0]
     hard = predictions(onnx.load(tmp_path / "tuned.onnx"), X)
     np.testing.assert_allclose(hard, predictions(tuner.model(), X), rtol=1e-4, atol=1e-5)
+
+
+def test_an_estimator_of_named_columns_is_written_without_rows(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"kind": rng.choice(["a", "b"], 60), "size": rng.normal(size=60)})
+    y = X["size"] * 2 + (X["kind"] == "a")
+    columns = ColumnTransformer([("kind", OneHotEncoder(), ["kind"])], remainder="passthrough")
+    tuner = Tuner(make_pipeline(columns, Ridge()).fit(X, y)).partial_fit(X, y)
+    tuner.save(tmp_path / "tuned.onnx")
+    assert onnx.load(tmp_path / "tuned.onnx") == tuner.model()
+
+
+@pytest.mark.parametrize("routing", ["leaves", "straight-through"])
+def test_steps_without_trees_move(routing: Any) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 3)).astype(np.float32)
+    y = X @ np.array([2.0, -1.0, 1.0])
+    model = to_onnx(make_pipeline(Binarizer(threshold=0.1), Ridge()).fit(X, y), X[:1])
+    tuner = Tuner(model, routing=routing, lr=0.01).partial_fit(X, y)
+    before = tuner.tensors()
+    tuner.partial_fit(X, y)
+    assert any(name.endswith("threshold") for name in before)
+    for name, value in tuner.tensors().items():
+        assert not np.array_equal(value, before[name]), name
+
+
+def test_votes_of_neighbours_are_trained() -> None:
+    X = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    y = (X[:, 0] > 0).astype(int)
+    model = to_onnx(KNeighborsClassifier(3).fit(X, y), X[:1], options={"zipmap": False})
+    assert Tuner(model).partial_fit(X, y).rows == 60
 
 
 def test_rows_without_weight_teach_nothing_but_are_tested_on() -> None:
