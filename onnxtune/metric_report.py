@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -9,6 +11,7 @@ import numpy as np
 import onnx
 
 from onnxtune.classes import Labels
+from onnxtune.errors import OnnxTuneError
 from onnxtune.judging import Held
 from onnxtune.problem import Problem
 from onnxtune.result import TuneResult
@@ -17,6 +20,8 @@ from onnxtune.target_transforms import with_inverse
 from onnxtune.tune_report import COMPANION
 
 Figures = dict[str, dict[str, dict[str, float]]]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,10 @@ def measured(
 
 
 def with_metrics(result: TuneResult, before: Measured) -> TuneResult:
-    """The result with "metrics" in its report: rows -> model -> metric -> figure."""
+    """The result with "metrics" in its report: rows -> model -> metric -> figure.
+
+    A metric that cannot be computed of a tuned model is NaN, and a warning says why.
+    """
     figures = {name: dict(models) for name, models in before.figures.items()}
     for form, taken in (("hard", result.hard), ("soft", result.soft)):
         if taken is None or result.report["taken"].get(form) != taken.name:
@@ -72,7 +80,7 @@ def with_metrics(result: TuneResult, before: Measured) -> TuneResult:
         for name, held in before.held.items():
             # Of validation rows the networks of a companion have learned, and the mean of folds.
             if name == "test" or (taken.name != COMPANION and result.report["folds"] == 1):
-                figures[name][form] = _figures(before, proto, held)
+                figures[name][form] = _figures_or_nan(before, proto, held)
     return replace(result, report=result.report | {"metrics": figures})
 
 
@@ -81,6 +89,18 @@ def _figures(before: Measured, proto: onnx.ModelProto, held: Held) -> dict[str, 
     assert table.target is not None
     labels = _labels(problem, held)
     return scores(before.scorers, proto, table.feed, table.target, labels, problem.output)
+
+
+def _figures_or_nan(before: Measured, proto: onnx.ModelProto, held: Held) -> dict[str, float]:
+    """The figures of a tuned model: by now an error would cost the whole run."""
+    found = {}
+    for name, scorer in before.scorers.items():
+        try:
+            found |= _figures(replace(before, scorers={name: scorer}), proto, held)
+        except OnnxTuneError as error:
+            _log.warning("The tuned model has no figure: %s", error)
+            found[name] = math.nan
+    return found
 
 
 def _labels(problem: Problem, held: Held) -> Labels | None:

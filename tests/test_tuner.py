@@ -117,6 +117,32 @@ def test_rows_without_weight_teach_nothing_but_are_tested_on() -> None:
     assert weighted.rows == len(X) and alone.rows == half.sum()
 
 
+def test_rows_without_weight_are_no_part_of_the_gain() -> None:
+    first, second, *_ = batches("ridge")
+    model, (X, y) = exported("ridge"), second
+    half = np.arange(len(X)) % 2 == 0
+    weighted, alone = (Tuner(model).partial_fit(*first) for _ in range(2))
+    weighted.partial_fit(X, y, sample_weight=half)
+    alone.partial_fit(X[half], y[half])
+    assert weighted.gain == pytest.approx(alone.gain, rel=1e-4)
+    assert weighted.z == pytest.approx(alone.z, rel=1e-4)
+    held = weighted.tensors(), weighted.gain, weighted.z
+    weighted.partial_fit(X, y, sample_weight=np.zeros(len(X)))
+    np.testing.assert_equal((weighted.tensors(), weighted.gain, weighted.z), held)
+    assert weighted.rows == 3 * len(X)
+
+
+def test_weights_count_from_batch_to_batch() -> None:
+    first, (X, y), *_ = batches("ridge")
+    found = []
+    for heavy in (1.0, 1000.0):
+        tuner = Tuner(exported("ridge")).partial_fit(*first)
+        for at in range(20):
+            tuner.partial_fit(X[[at]], y[[at]], sample_weight=[heavy if at % 2 else 1.0])
+        found.append(tuner.tensors())
+    assert any(not np.allclose(found[0][name], found[1][name]) for name in found[0])
+
+
 def test_what_it_refuses() -> None:
     with pytest.raises(ArgumentError, match="Routing 'soft'"):
         Tuner(exported("ridge"), routing="soft")  # type: ignore[arg-type]
