@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -11,7 +9,6 @@ import numpy as np
 import onnx
 
 from onnxtune.classes import Labels
-from onnxtune.errors import OnnxTuneError
 from onnxtune.judging import Held
 from onnxtune.problem import Problem
 from onnxtune.result import TuneResult
@@ -20,8 +17,6 @@ from onnxtune.target_transforms import with_inverse
 from onnxtune.tune_report import COMPANION
 
 Figures = dict[str, dict[str, dict[str, float]]]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,27 +75,19 @@ def with_metrics(result: TuneResult, before: Measured) -> TuneResult:
         for name, held in before.held.items():
             # Of validation rows the networks of a companion have learned, and the mean of folds.
             if name == "test" or (taken.name != COMPANION and result.report["folds"] == 1):
-                figures[name][form] = _figures_or_nan(before, proto, held)
+                figures[name][form] = _figures(before, proto, held, lenient=True)
     return replace(result, report=result.report | {"metrics": figures})
 
 
-def _figures(before: Measured, proto: onnx.ModelProto, held: Held) -> dict[str, float]:
+def _figures(
+    before: Measured, proto: onnx.ModelProto, held: Held, *, lenient: bool = False
+) -> dict[str, float]:
     problem, table = before.problem, held.table
     assert table.target is not None
     labels = _labels(problem, held)
-    return scores(before.scorers, proto, table.feed, table.target, labels, problem.output)
-
-
-def _figures_or_nan(before: Measured, proto: onnx.ModelProto, held: Held) -> dict[str, float]:
-    """The figures of a tuned model: by now an error would cost the whole run."""
-    found = {}
-    for name, scorer in before.scorers.items():
-        try:
-            found |= _figures(replace(before, scorers={name: scorer}), proto, held)
-        except OnnxTuneError as error:
-            _log.warning("The tuned model has no figure: %s", error)
-            found[name] = math.nan
-    return found
+    return scores(
+        before.scorers, proto, table.feed, table.target, labels, problem.output, lenient=lenient
+    )
 
 
 def _labels(problem: Problem, held: Held) -> Labels | None:
