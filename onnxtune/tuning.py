@@ -188,7 +188,7 @@ def tune(
     check_callable(augment=augment, on_epoch=on_epoch)
     if resume and checkpoint is None:
         raise ArgumentError("resume needs the checkpoint folder of the run; give checkpoint=.")
-    scorers = named_scorers(metrics)
+    asked_for["metrics"] = scorers = named_scorers(metrics)  # an iterator is through by now
     width = check_temperature(temperature)
     prepared = prepare(check_native(load(model, features(X, y, valid, sample_weight))))
     inner: str | None = None
@@ -217,7 +217,7 @@ def tune(
     warn_of_doubt(target, problem.loss, problem.labels)
     original = problem.original
     freeze = [freeze] if isinstance(freeze, str) else sorted(set(freeze))
-    asked_for["freeze"] = freeze  # an iterator is through by now
+    asked_for["freeze"] = freeze
     trained = trainable(original, routing == "leaves", freeze)
     asked = {
         "routing": routing,
@@ -317,4 +317,6 @@ def _holds_for_others(name: str, value: Any) -> bool:
     """Whether an argument says something of other rows as well."""
     if name in ("valid", "sample_weight"):
         return isinstance(value, str | Real)
-    return name not in ("model", "X", "y", "test", "checkpoint", "resume")
+    if name == "max_size":  # of a model that has become smaller, a part would be left out again
+        return bool(value >= 1)
+    return name not in ("init", "model", "X", "y", "test", "checkpoint", "resume")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,34 @@ def test_a_run_toward_a_transformed_target_goes_on_toward_it() -> None:
     assert [n.op_type for n in second.model().graph.node].count("Exp") == [
         n.op_type for n in first.model().graph.node
     ].count("Exp")
+
+
+def test_a_run_goes_on_from_what_came_of_it() -> None:
+    (X, y), valid, _ = data_of("ridge")
+    first = onnxtune.tune(
+        exported("ridge"), X, y, valid=valid, epochs=1, init="random",
+        freeze=iter(["Scaler/*"]), metrics=iter(["r2"]),
+    )  # fmt: skip
+    second = first.continue_(X[:200], y[:200])
+    assert second.report["init"] == "model"
+    assert set(second.report["tensors"]) == set(first.report["tensors"])
+    assert "r2" in second.report["metrics"]["validation"]["original"]
+
+
+def test_a_smaller_model_stays_as_it_is() -> None:
+    (X, y), valid, test = data_of("regression boosting")
+    model = exported("regression boosting")
+    first = onnxtune.tune(model, X, y, valid=valid, epochs=1, routing="leaves", max_size=0.9)
+    second = first.continue_(*test, valid=0.5)
+    assert second.report["max_size"] == 1
+
+
+def test_a_soft_form_alone_cannot_go_on() -> None:
+    (X, y), valid, _ = data_of("ridge")
+    result = onnxtune.tune(exported("ridge"), X, y, valid=valid, epochs=1)
+    soft = replace(result, hard=None, soft=result.hard)
+    with pytest.raises(ArgumentError, match="Only the soft form was taken"):
+        soft.continue_(X, y)
 
 
 # Toward a target of an inner value.
