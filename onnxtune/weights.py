@@ -69,7 +69,8 @@ def class_weights(
                 f"class_weight must be 'balanced' or a mapping of labels to weights, not {given!r}."
             )
         counts = np.bincount(np.ravel(target).astype(np.int64), minlength=classes)
-        return np.where(counts > 0, len(target) / (classes * np.maximum(counts, 1)), 0.0)
+        # A class that is not trained on may be in other rows, which count in what is reported.
+        return np.where(counts > 0, len(target) / (classes * np.maximum(counts, 1)), 1.0)
     if not isinstance(given, Mapping):
         raise ArgumentError(
             "class_weight must be 'balanced' or a mapping of labels to weights, not "
