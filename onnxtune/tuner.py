@@ -223,9 +223,7 @@ class _Run:
         names = trainable(module, leaves, tuner._freeze)
         by_name = rates(tuner._lr, names, module.learned)
         self.problem = problem
-        self.routing: Routing = (
-            _ROUTINGS[tuner._routing] if trees else "straight-through"
-        )
+        self.routing: Routing = _ROUTINGS[tuner._routing] if trees else "straight-through"
         self.names = names
         self.parameters: dict[str, Parameter] = standardised(
             dict(module.learned), names, problem.device
