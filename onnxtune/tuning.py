@@ -50,6 +50,7 @@ from onnxtune.tune_arguments import (
     check_whole,
     device_of,
     rates,
+    with_own_rates,
 )
 from onnxtune.turns import in_turns
 from onnxtune.validation import features, given_tables, reported_table
@@ -227,6 +228,7 @@ def tune(
         "companion": companion,
         "seed": int(seed),
     }
+    own_rates = with_own_rates(lr, trained, original.learned)
     size = batch_size or int(np.clip(parts[0].table.rows // 8, 32, 256))
     kept = None
     if checkpoint is not None:
@@ -282,13 +284,14 @@ def tune(
                         allowed_loss=ALLOWED_LOSS if max_size < 1 else 0.0,
                     ),
                     temperature=None if temperature == "auto" else width,
-                    own_rate=lr is not None,
+                    own_rate=own_rates.issuperset(trained),
                     fold=fold,
                     turns=len(parts),
                     random=init == "random",
                     order=RowOrder(split.numbers, order, sampling, classes, seed),
                     augmentation=changes,
                     checkpoint=kept,
+                    own_rates=own_rates,
                 )
 
             found = in_turns(task_of, parts, routing, float(max_size))

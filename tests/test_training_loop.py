@@ -96,6 +96,35 @@ def test_other_tensors_keep_the_default_rates(steps: Steps) -> None:
     assert by_group["thresholds"] == 0.01
 
 
+def test_other_tensors_keep_the_speed_of_their_training(steps: Steps) -> None:
+    name, options = "boosting of three", {"epochs": 1, "routing": "straight-through"}
+    tuned(name, lr={"*/leaf_values": 0.5}, **options)
+    by_group = {name.split("/")[1]: rate for name, rate in steps.given.items()}
+    assert by_group["leaf_values"] == 0.5 and by_group["thresholds"] == 0.02
+    # No mapping at all.
+    tuned(name, lr={}, **options)
+    by_group = {name.split("/")[1]: rate for name, rate in steps.given.items()}
+    assert by_group["leaf_values"] == 0.006 and by_group["thresholds"] == 0.02
+
+
+@pytest.mark.parametrize(
+    ("lr", "bold"), [(None, True), ({}, True), ({"*/scale": 0.5}, True), ({"*": 0.5}, False)]
+)
+def test_one_step_size_a_tensor_unless_all_rates_are_given(
+    lr: Any, bold: bool, steps: Steps
+) -> None:
+    trainings = {record.training for record in tuned(lr=lr, epochs=1).history}
+    assert ("trained boldly" in trainings) == bold
+    if lr and bold:
+        assert steps.given["Scaler/scale"] == 0.5
+        assert steps.given["LinearClassifier/coefficients"] == 0.02
+
+
+def test_a_rate_for_tensors_that_stay_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    tuned(lr={"Scaler/*": 0.5}, freeze="Scaler/*", epochs=1)
+    assert "lr: 'Scaler/*' matches no tensor that is trained" in caplog.text
+
+
 def test_rates_fall_along_a_cosine(steps: Steps) -> None:
     tuned(lr=1.0, epochs=5, patience=9)
     rates = [each[0] for each in steps.rates]
