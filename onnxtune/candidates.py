@@ -107,7 +107,7 @@ class Run:
     `routing` is that of the last training; `cached` what was kept of the rows, and what that
     spared; `temperature` the width of soft gates; `known_by_heart` whether the model seems to have
     been fitted on the validation rows; `whole` [N] the losses on them that a smaller model is held
-    against.
+    against; `cut` whether somebody asked to stop before its end.
     """
 
     candidates: list[Candidate]
@@ -117,6 +117,7 @@ class Run:
     temperature: float
     known_by_heart: bool
     whole: Array
+    cut: bool = False
 
 
 def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
@@ -161,16 +162,19 @@ def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
     if soft:
         # Untrained, a soft model often beats the hard one.
         found.extend(_softened(work, {}, "softened"))
+    cut = False
     for training in trainings:
-        if task.court.settings.stop.asked:
-            break
         if training.routing == "hard" and not any(_is_leaves(work, name) for name in trained):
             continue
+        if task.court.settings.stop.asked:
+            cut = True
+            break
         outcome, cost = _train(work, training)
-        held = _both(held, cost)
+        held, cut = _both(held, cost), outcome.cut
         history.extend(outcome.history)
         found.extend(_judged(work, outcome, training))
-    return Run(found, history, trainings[-1].routing, held, court.temperature, known, court.whole)
+    mode, width = trainings[-1].routing, court.temperature
+    return Run(found, history, mode, held, width, known, court.whole, cut)
 
 
 @dataclass(frozen=True)

@@ -271,6 +271,18 @@ def test_a_stop_in_a_later_fold_counts_the_folds_that_are_done() -> None:
     assert "one of 3 folds" in result.text()
 
 
+def test_a_stop_at_the_end_of_a_fold_counts_it() -> None:
+    options: Any = {"valid": 0.2, "lr": 0.01, "epochs": 2}
+    result = tuned(**options, on_epoch=lambda record: record.fold == 4 and record.epoch == 2)
+    assert result.report["folds"] == 4
+    cut = tuned(**options, on_epoch=lambda record: record.fold == 4 and record.epoch == 1)
+    assert cut.report["folds"] == 3
+    # Of two trainings the first one's end is not the fold's.
+    del options["lr"]
+    result = tuned(**options, on_epoch=lambda record: record.fold == 4 and record.epoch == 2)
+    assert result.report["folds"] == 3
+
+
 def test_a_stop_in_the_first_fold_leaves_one(tmp_path: Any) -> None:
     result = tuned(valid=0.2, lr=0.05, on_epoch=lambda record: True)
     assert result.report["folds"] == 1
