@@ -44,7 +44,8 @@ class Augmentation:
         finite = np.where(np.isfinite(array), array, np.nan)
         held = np.isfinite(finite).any(axis=0)
         spread = np.zeros(array.shape[1:])
-        spread[held] = np.nanstd(finite[:, held], axis=0)
+        # In float64: squares would overflow in the input's own type.
+        spread[held] = np.nanstd(finite[:, held].astype(np.float64), axis=0)
         noise = self.noise * spread * rng.standard_normal(array.shape)
         return np.asarray(array + noise, array.dtype)
 

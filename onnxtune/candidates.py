@@ -75,13 +75,14 @@ class Task:
         trained: names of the tensors to train.
         court: judges what comes of it.
         temperature: of soft gates; None to choose it on the validation rows.
-        own_rate: whether the learning rate was given.
+        own_rate: whether the learning rates of all were given.
         fold: which of the turns it is, from 1.
         turns: how many times it will all be done.
         random: whether to start from random numbers.
         order: of the training rows.
         augmentation: what is done to them in each epoch.
         checkpoint: where the state of every training is kept.
+        own_rates: names of the tensors whose learning rates were given.
     """
 
     problem: Problem
@@ -96,6 +97,7 @@ class Task:
     order: RowOrder
     augmentation: Augmentation | None = None
     checkpoint: Checkpoint | None = None
+    own_rates: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Run:
     `routing` is that of the last training; `cached` what was kept of the rows, and what that
     spared; `temperature` the width of soft gates; `known_by_heart` whether the model seems to have
     been fitted on the validation rows; `whole` [N] the losses on them that a smaller model is held
-    against.
+    against; `cut` whether somebody asked to stop before its end.
     """
 
     candidates: list[Candidate]
@@ -115,6 +117,7 @@ class Run:
     temperature: float
     known_by_heart: bool
     whole: Array
+    cut: bool = False
 
 
 def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
@@ -159,23 +162,27 @@ def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
     if soft:
         # Untrained, a soft model often beats the hard one.
         found.extend(_softened(work, {}, "softened"))
+    cut = False
     for training in trainings:
-        if task.court.settings.stop.asked:
-            break
         if training.routing == "hard" and not any(_is_leaves(work, name) for name in trained):
             continue
+        if task.court.settings.stop.asked:
+            cut = True
+            break
         outcome, cost = _train(work, training)
-        held = _both(held, cost)
+        held, cut = _both(held, cost), outcome.cut
         history.extend(outcome.history)
         found.extend(_judged(work, outcome, training))
-    return Run(found, history, trainings[-1].routing, held, court.temperature, known, court.whole)
+    mode, width = trainings[-1].routing, court.temperature
+    return Run(found, history, mode, held, width, known, court.whole, cut)
 
 
 @dataclass(frozen=True)
 class _Plan:
     """How to train once.
 
-    `speed` is a factor of the learning rates; `by_tensor` says that each tensor has one step size.
+    `speed` is a factor of the learning rates that were not given; `by_tensor` says that each tensor
+    has one step size.
     """
 
     name: str
@@ -224,9 +231,11 @@ def _train(work: _Work, training: _Plan) -> tuple[Trained, Cost]:
     valid = court.rows(start, judged, trained)
     parameters = standardised(work.learned, trained, court.device)
     settings = court.settings_for(start)
-    rates = {n: r * training.speed for n, r in settings.rates.items()}
-    if training.by_tensor:
-        rates = dict.fromkeys(rates, _TENSOR_RATE)
+    rates = {
+        name: _TENSOR_RATE if training.by_tensor else rate * training.speed
+        for name, rate in settings.rates.items()
+    }
+    rates |= {name: settings.rates[name] for name in task.own_rates}
     settings = replace(settings, rates=rates, by_tensor=training.by_tensor)
     kept = None if task.checkpoint is None else task.checkpoint.slot(task.fold, training.name)
     how = Training(

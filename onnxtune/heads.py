@@ -133,7 +133,9 @@ def _linear(node: onnx.NodeProto) -> tuple[Array, Array]:
         row = flat.reshape(1, -1)
         return np.concatenate([0 * row, row]), np.array([0, offsets[0]], np.float32)
     rows = flat.reshape(len(offsets), -1)
-    if len(rows) == 2 and np.array_equal(rows[0], -rows[1]):
+    link = next((a.s for a in node.attribute if a.name == "post_transform"), b"NONE")
+    mirrored = np.array_equal(rows[:1], -rows[1:]) and np.array_equal(offsets[:1], -offsets[1:])
+    if link == b"LOGISTIC" and mirrored:
         return rows / 2, offsets / 2  # a sigmoid of z is a softmax of -z/2 and z/2
     return rows, offsets
 

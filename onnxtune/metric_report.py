@@ -63,7 +63,10 @@ def measured(
 
 
 def with_metrics(result: TuneResult, before: Measured) -> TuneResult:
-    """The result with "metrics" in its report: rows -> model -> metric -> figure."""
+    """The result with "metrics" in its report: rows -> model -> metric -> figure.
+
+    A metric that cannot be computed of a tuned model is NaN, and a warning says why.
+    """
     figures = {name: dict(models) for name, models in before.figures.items()}
     for form, taken in (("hard", result.hard), ("soft", result.soft)):
         if taken is None or result.report["taken"].get(form) != taken.name:
@@ -72,15 +75,19 @@ def with_metrics(result: TuneResult, before: Measured) -> TuneResult:
         for name, held in before.held.items():
             # Of validation rows the networks of a companion have learned, and the mean of folds.
             if name == "test" or (taken.name != COMPANION and result.report["folds"] == 1):
-                figures[name][form] = _figures(before, proto, held)
+                figures[name][form] = _figures(before, proto, held, lenient=True)
     return replace(result, report=result.report | {"metrics": figures})
 
 
-def _figures(before: Measured, proto: onnx.ModelProto, held: Held) -> dict[str, float]:
+def _figures(
+    before: Measured, proto: onnx.ModelProto, held: Held, *, lenient: bool = False
+) -> dict[str, float]:
     problem, table = before.problem, held.table
     assert table.target is not None
     labels = _labels(problem, held)
-    return scores(before.scorers, proto, table.feed, table.target, labels, problem.output)
+    return scores(
+        before.scorers, proto, table.feed, table.target, labels, problem.output, lenient=lenient
+    )
 
 
 def _labels(problem: Problem, held: Held) -> Labels | None:

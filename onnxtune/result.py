@@ -11,6 +11,7 @@ from typing import Any, Literal
 import onnx
 
 from onnxtune import tune_plot, tune_report
+from onnxtune.errors import ArgumentError
 from onnxtune.export import SavedForm, with_metadata, written
 from onnxtune.figures import write_figure
 from onnxtune.inner_outputs import without_inner
@@ -176,14 +177,23 @@ class TuneResult:
         """Tune what came of this run on other rows.
 
         It takes the arguments of the first run, but for those that speak of its rows alone (a
-        `valid` or `sample_weight` that is an array, `checkpoint` and `resume`).
+        `valid` or `sample_weight` that is an array, `checkpoint` and `resume`), and those that
+        would undo what came of it (`init`, `max_size` below 1).
 
         Args:
             X: the rows, as `onnxtune.tune` takes them.
             y: the target.
             changes: other arguments of `onnxtune.tune`.
+
+        Raises:
+            ArgumentError: the soft form alone was taken, which cannot be tuned on.
         """
         assert self.again is not None
+        if self.hard is None and self.soft is not None:
+            raise ArgumentError(
+                "Only the soft form was taken, and tuning cannot go on from that: the native form "
+                "is the original. Tune again, with routing='leaves' or 'straight-through'."
+            )
         return self.again(self._model("native"), X, y, **changes)
 
     def warning(self, form: SavedForm) -> str | None:

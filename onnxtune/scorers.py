@@ -7,6 +7,8 @@ A scorer is a callable (estimator, X, y) -> float, higher being better, as
 from __future__ import annotations
 
 import difflib
+import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
@@ -23,6 +25,8 @@ from onnxtune.runtime import run, session
 from rewrites.core.rewrite import Array
 
 Scorer = Callable[[Any, Any, Any], Any]
+
+_log = logging.getLogger(__name__)
 
 # Rows that the model gets at once.
 _PIECE = 4096
@@ -90,6 +94,8 @@ def scores(
     target: Array,
     labels: Labels | None,
     output: str,
+    *,
+    lenient: bool = False,
 ) -> dict[str, float]:
     """What the scorers say of a model, which onnxruntime runs.
 
@@ -105,6 +111,8 @@ def scores(
         labels: of the classes, one a column of the output, or two for one column; None for a
             regressor.
         output: name of the float output with the scores.
+        lenient: whether a metric that cannot be computed is NaN, with a warning: the model was
+            tuned, and an error would cost the whole run.
 
     Returns:
         One number for each metric, by name.
@@ -119,7 +127,16 @@ def scores(
         return {}
     model, wanted = _served(proto, feed, target, labels, output)
     rows = feed if model.only is None else feed[model.only]
-    return {name: _figure(name, scorer, model, rows, wanted) for name, scorer in scorers.items()}
+    found = {}
+    for name, scorer in scorers.items():
+        try:
+            found[name] = _figure(name, scorer, model, rows, wanted)
+        except OnnxTuneError as error:
+            if not lenient:
+                raise
+            _log.warning("Of the tuned model: %s; it is NaN.", str(error).rstrip("."))
+            found[name] = math.nan
+    return found
 
 
 def _figure(name: str, scorer: Scorer, model: ServedModel, rows: Any, wanted: Array) -> float:

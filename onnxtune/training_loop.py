@@ -34,11 +34,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trained:
-    """Tensors at the best epoch for hard routing, and for soft routing where that is trained."""
+    """Tensors at the best epoch for hard routing, and for soft routing where that is trained.
+
+    `cut` says that somebody asked to stop before its end.
+    """
 
     hard: dict[str, Array]
     soft: dict[str, Array] | None
     history: tuple[Epoch, ...]
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,11 +118,11 @@ def train(
             bar.set_postfix_str(f"train {record.train:.4g}, valid {record.valid:.4g}")
             bar.update()
             if settings.on_epoch is not None and settings.on_epoch(record):
-                settings.stop.asked = state.stopped = state.done = True
+                settings.stop.asked = state.stopped = True
             state.save()
     best = state.best
     soft = best["soft"].tensors if routing == "soft" else None
-    return Trained(best["hard"].tensors, soft, tuple(state.history))
+    return Trained(best["hard"].tensors, soft, tuple(state.history), cut=not state.done)
 
 
 def _pass(module: OnnxModule, state: _State, rows: Rows, number: int) -> float | None:

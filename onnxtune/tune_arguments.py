@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -16,6 +17,8 @@ from rewrites.core.rewrite import Tensor as Learned
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
 
 LearningRate = float | Mapping[str, float]
+
+_log = logging.getLogger(__name__)
 
 
 def check_whole(**counts: Any) -> None:
@@ -96,16 +99,39 @@ def rates(
 ) -> dict[str, float]:
     """The learning rate of every trained tensor, in standardised units.
 
-    Of several globs that match a tensor the last one counts; where none does, the default.
+    Of several globs that match a tensor the last one counts; where none does, the default. A glob
+    that matches none of the trained ones is warned of.
 
     Raises:
         ArgumentError: a glob matches no learned tensor.
     """
     found = {name: LEARNING_RATES[learned[name].group] for name in trained}
-    given = lr if isinstance(lr, Mapping) else {} if lr is None else {"*": lr}
-    for pattern, rate in given.items():
-        found |= {name: float(rate) for name in matching(pattern, learned) if name in found}
+    for pattern, rate in _by_glob(lr).items():
+        matched = [name for name in matching(pattern, learned) if name in found]
+        if not matched:
+            _log.warning(
+                "lr: '%s' matches no tensor that is trained, and changes nothing; look at freeze "
+                "and routing.",
+                pattern,
+            )
+        found |= dict.fromkeys(matched, float(rate))
     return found
+
+
+def with_own_rates(
+    lr: LearningRate | None, trained: Iterable[str], learned: Mapping[str, Learned]
+) -> frozenset[str]:
+    """The trained tensors whose learning rates were given.
+
+    Raises:
+        ArgumentError: a glob matches no learned tensor.
+    """
+    named = {name for pattern in _by_glob(lr) for name in matching(pattern, learned)}
+    return frozenset(named.intersection(trained))
+
+
+def _by_glob(lr: LearningRate | None) -> Mapping[str, float]:
+    return lr if isinstance(lr, Mapping) else {} if lr is None else {"*": lr}
 
 
 def device_of(device: str) -> torch.device:

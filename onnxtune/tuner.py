@@ -37,7 +37,7 @@ from onnxtune.tune_arguments import (
     rates,
 )
 from onnxtune.validation import features
-from onnxtune.weights import row_weights, sample_weights
+from onnxtune.weights import sample_weights
 from rewrites.core.rewrite import Array, Routing
 
 _ROUTINGS: dict[str, Routing] = {"leaves": "hard", "straight-through": "straight-through"}
@@ -89,20 +89,27 @@ class Tuner:
         self._lr, self._clip, self._device = lr, clip, device_of(device)
         self._run: _Run | None = None
         self.rows = 0
+        # Of all rows seen: their weights, and with weights the gains and the squares of these.
+        self._counted, self._weight = 0, 0.0
         self._sum = self._square = 0.0
 
     @property
     def gain(self) -> float:
-        """How much lower the loss of a row was than the original's, on average; NaN before any."""
-        return self._sum / self.rows if self.rows else math.nan
+        """How much lower the loss of a row was than the original's, on average; NaN before any.
+
+        Rows count by their weights.
+        """
+        return self._sum / self._weight if self._weight else math.nan
 
     @property
     def z(self) -> float:
-        """The gain over its standard error; NaN before there are two rows."""
-        if self.rows < 2:
+        """The gain over its standard error; NaN before there are two rows with weight."""
+        count = self._counted
+        if count < 2:
             return math.nan
-        variance = (self._square - self._sum**2 / self.rows) / (self.rows - 1)
-        error = math.sqrt(max(variance, 0.0) / self.rows)
+        square = self._square * (count / self._weight) ** 2
+        variance = (square - count * self.gain**2) / (count - 1)
+        error = math.sqrt(max(variance, 0.0) / count)
         return self.gain / error if error else math.copysign(math.inf, self.gain) * bool(self.gain)
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Tuner:
@@ -111,7 +118,8 @@ class Tuner:
         Args:
             X: the rows, as `onnxtune.tune` takes them.
             y: the target.
-            sample_weight: how much each row counts.
+            sample_weight: how much each row counts, beside all that came before; 1 where it is not
+                given.
 
         Raises:
             ModelError: the model is unreadable or invalid.
@@ -120,15 +128,29 @@ class Tuner:
         """
         run = self._begun(X, y)
         table = load_data(X, input_types(run.problem.prepared.source.proto), y)
-        weights = None if sample_weight is None else sample_weights(sample_weight, table.rows)
-        rows = run.rows(table, row_weights(weights, None, run.problem.target(table)))
+        weights = np.ones(table.rows)
+        if sample_weight is not None:
+            weights = sample_weights(sample_weight, table.rows, none=True)
+        counting = weights > 0
+        if not counting.any():
+            self.rows += table.rows
+            return self
+        # The mean over the stream and not the batch: else a batch of one row could weigh nothing
+        # but 1.
+        total = self._weight + float(weights.sum())
+        mean = total / (self.rows + table.rows)
+        rows = run.rows(table, weights / mean)
         before = run.losses({}, rows)
-        difference = before - run.losses(run.parameters, rows)
+        difference = mean * (before - run.losses(run.parameters, rows))[counting]
+        self.rows += table.rows
+        self._counted += len(difference)
+        self._weight = total
         self._sum += float(difference.sum())
         self._square += float(np.square(difference).sum())
-        self.rows += table.rows
         for at in range(0, table.rows, self._batch_size):
             part = rows.take(slice(at, at + self._batch_size))
+            if not counting[at : at + self._batch_size].any():
+                continue
             step(
                 run.problem.original,
                 run.parameters,
@@ -151,11 +173,9 @@ class Tuner:
         Raises:
             ArgumentError: no such form.
         """
-        source = load(self._model)
         if self._run is None:
-            return written(
-                prepare(check_native(source)), {}, form, check_temperature("auto"), {}, []
-            )
+            prepared = prepare(check_native(load(self._model)))
+            return written(prepared, {}, form, check_temperature("auto"), {}, [])
         problem = self._run.problem
         held = as_held(problem.prepared, self.tensors())
         proto = written(
@@ -203,7 +223,7 @@ class _Run:
         names = trainable(module, leaves, tuner._freeze)
         by_name = rates(tuner._lr, names, module.learned)
         self.problem = problem
-        self.routing: Routing = _ROUTINGS[tuner._routing] if trees else "hard"
+        self.routing: Routing = _ROUTINGS[tuner._routing] if trees else "straight-through"
         self.names = names
         self.parameters: dict[str, Parameter] = standardised(
             dict(module.learned), names, problem.device

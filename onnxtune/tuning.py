@@ -50,6 +50,7 @@ from onnxtune.tune_arguments import (
     check_whole,
     device_of,
     rates,
+    with_own_rates,
 )
 from onnxtune.turns import in_turns
 from onnxtune.validation import features, given_tables, reported_table
@@ -188,7 +189,7 @@ def tune(
     check_callable(augment=augment, on_epoch=on_epoch)
     if resume and checkpoint is None:
         raise ArgumentError("resume needs the checkpoint folder of the run; give checkpoint=.")
-    scorers = named_scorers(metrics)
+    asked_for["metrics"] = scorers = named_scorers(metrics)  # an iterator is through by now
     width = check_temperature(temperature)
     prepared = prepare(check_native(load(model, features(X, y, valid, sample_weight, model))))
     inner: str | None = None
@@ -235,7 +236,7 @@ def tune(
     warn_of_doubt(target, problem.loss, problem.labels)
     original = problem.original
     freeze = [freeze] if isinstance(freeze, str) else sorted(set(freeze))
-    asked_for["freeze"] = freeze  # an iterator is through by now
+    asked_for["freeze"] = freeze
     trained = trainable(original, routing == "leaves", freeze)
     asked = {
         "routing": routing,
@@ -245,6 +246,7 @@ def tune(
         "companion": companion,
         "seed": int(seed),
     }
+    own_rates = with_own_rates(lr, trained, original.learned)
     size = batch_size or int(np.clip(parts[0].table.rows // 8, 32, 256))
     kept = None
     if checkpoint is not None:
@@ -300,13 +302,14 @@ def tune(
                         allowed_loss=ALLOWED_LOSS if max_size < 1 else 0.0,
                     ),
                     temperature=None if temperature == "auto" else width,
-                    own_rate=lr is not None,
+                    own_rate=own_rates.issuperset(trained),
                     fold=fold,
                     turns=len(parts),
                     random=init == "random",
                     order=RowOrder(split.numbers, order, sampling, classes, seed),
                     augmentation=changes,
                     checkpoint=kept,
+                    own_rates=own_rates,
                 )
 
             found = in_turns(task_of, parts, routing, float(max_size))
@@ -335,4 +338,6 @@ def _holds_for_others(name: str, value: Any) -> bool:
     """Whether an argument says something of other rows as well."""
     if name in ("valid", "sample_weight"):
         return isinstance(value, str | Real)
-    return name not in ("model", "X", "y", "test", "checkpoint", "resume")
+    if name == "max_size":  # of a model that has become smaller, a part would be left out again
+        return bool(value >= 1)
+    return name not in ("init", "model", "X", "y", "test", "checkpoint", "resume")

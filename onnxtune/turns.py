@@ -64,7 +64,7 @@ def in_turns(
         if number > 1 and stop.asked:
             break
         run = candidates(task, routing, max_size)
-        if number > 1 and stop.asked:
+        if number > 1 and run.cut:
             break
         # Of all folds but the first the models are let go, which may be large.
         losses.append({candidate.name: candidate.losses for candidate in run.candidates})

@@ -14,11 +14,11 @@ from rewrites.core.rewrite import Array
 ClassWeight = Literal["balanced"] | Mapping[Any, float]
 
 
-def sample_weights(values: Any, rows: int) -> Array:
+def sample_weights(values: Any, rows: int, *, none: bool = False) -> Array:
     """[N] float64 of the user's weights.
 
     Raises:
-        ArgumentError: not one number from 0 a row, or all are 0.
+        ArgumentError: not one number from 0 a row; or all are 0, unless there may be `none`.
     """
     array = to_array(values, "sample_weight")
     if array.ndim == 2 and array.shape[1] == 1:
@@ -39,7 +39,7 @@ def sample_weights(values: Any, rows: int) -> Array:
             f"sample_weight holds {numbers[at]:g} in row {at} (counting from 0); weights are "
             "numbers from 0."
         )
-    if not numbers.any():
+    if not (none or numbers.any()):
         raise ArgumentError("sample_weight is 0 in every row.")
     return numbers
 
@@ -50,8 +50,8 @@ def class_weights(
     """[K] float64, the weight of each class; None for no difference.
 
     Args:
-        given: "balanced" for N / (K * rows of the class), as in scikit-learn; or a weight by label,
-            1 where there is none.
+        given: "balanced" for N / (K * rows of the class), as in scikit-learn, and 1 for classes
+            without rows; or a weight by label, 1 where there is none.
         labels: of the classes, in order; None where the target holds no classes.
         target: [N] or [N, 1] class indices of the rows to train on.
         classes: K.
@@ -69,7 +69,8 @@ def class_weights(
                 f"class_weight must be 'balanced' or a mapping of labels to weights, not {given!r}."
             )
         counts = np.bincount(np.ravel(target).astype(np.int64), minlength=classes)
-        return np.where(counts > 0, len(target) / (classes * np.maximum(counts, 1)), 0.0)
+        # A class that is not trained on may be in other rows, which count in what is reported.
+        return np.where(counts > 0, len(target) / (classes * np.maximum(counts, 1)), 1.0)
     if not isinstance(given, Mapping):
         raise ArgumentError(
             "class_weight must be 'balanced' or a mapping of labels to weights, not "

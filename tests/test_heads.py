@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from graphs import parse
 from pipelines import data_of, exported
 
 import onnxtune
@@ -34,6 +35,26 @@ def test_the_same_classes_have_the_same_probabilities(name: str, zipmap: bool) -
     found_label, found = outputs(new, X)
     np.testing.assert_allclose(found, scores, atol=1e-5)
     np.testing.assert_array_equal(found_label, label)
+
+
+@pytest.mark.parametrize(
+    ("link", "offsets", "factor"),
+    [("LOGISTIC", [-0.5, 0.5], 0.5), ("SOFTMAX", [-0.5, 0.5], 1), ("LOGISTIC", [-0.5, 0.25], 1)],
+)
+def test_mirrored_rows_are_halved_where_they_end_in_a_sigmoid(
+    link: str, offsets: list[float], factor: float
+) -> None:
+    model = parse(
+        f"""g (float[N, 2] x) => (int64[N] label, float[N, 2] p) {{
+            label, p = ai.onnx.ml.LinearClassifier <classlabels_ints = [0, 1],
+                coefficients = [-1.0, -2.0, 1.0, 2.0], intercepts = {offsets},
+                post_transform = "{link}"> (x)
+        }}"""
+    )
+    (head,) = onnxtune.replace_head(model, [0, 1]).graph.node
+    held = {a.name: np.array(a.floats) for a in head.attribute if a.floats}
+    np.testing.assert_allclose(held["coefficients"], factor * np.array([-1.0, -2.0, 1.0, 2.0]))
+    np.testing.assert_allclose(held["intercepts"], factor * np.array(offsets))
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

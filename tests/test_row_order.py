@@ -160,6 +160,15 @@ def test_missing_values_and_constants_stay() -> None:
     assert flat.shape == (3,)
 
 
+@pytest.mark.parametrize(("kind", "size"), [(np.float16, 1e3), (np.float32, 1e20)])
+def test_noise_of_columns_whose_squares_overflow(kind: Any, size: float) -> None:
+    array = (size * np.random.default_rng(0).uniform(-1, 1, (200, 2))).astype(kind)
+    after = Augmentation(0.1, None, 0).apply({"x": array}, 1)["x"]
+    assert after.dtype == kind and np.isfinite(after).all()
+    moved = (after.astype(float) - array).std(axis=0)
+    np.testing.assert_allclose(moved, 0.1 * array.astype(float).std(axis=0), rtol=0.2)
+
+
 def test_one_seed_makes_the_same_noise() -> None:
     first = Augmentation(0.1, None, 3).apply(feed(), 2)["numbers"]
     np.testing.assert_array_equal(first, Augmentation(0.1, None, 3).apply(feed(), 2)["numbers"])

@@ -317,6 +317,28 @@ def test_what_cannot_be_computed_stops_before_training(monkeypatch: pytest.Monke
         tune(exported("ridge"), None, None, metrics="accurate")
 
 
+def test_what_cannot_be_computed_of_the_tuned_model_keeps_the_run(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls: list[int] = []
+
+    def fussy(model: Any, X: Any, y: Any) -> float:
+        calls.append(len(y))
+        if len(calls) > 1:
+            raise ValueError("negative predictions")
+        return 1.0
+
+    (X, y), valid, _ = data_of("ridge")
+    metrics = {"fussy": fussy, "r2": "r2"}
+    result = tune(exported("ridge"), X, y, valid=valid, epochs=2, lr=0.05, metrics=metrics)
+    assert result.accepted
+    found = result.report["metrics"]["validation"]
+    assert found["original"]["fussy"] == 1 and np.isnan(found["hard"]["fussy"])
+    assert found["hard"]["r2"] > found["original"]["r2"]
+    assert "'fussy' cannot be computed here: negative predictions" in caplog.text
+    assert "fussy" in result.text()
+
+
 def test_on_the_command_line(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     (X, y), _, _ = data_of("ridge")
     np.savez(tmp_path / "rows.npz", X=X, y=y)

@@ -96,6 +96,35 @@ def test_other_tensors_keep_the_default_rates(steps: Steps) -> None:
     assert by_group["thresholds"] == 0.01
 
 
+def test_other_tensors_keep_the_speed_of_their_training(steps: Steps) -> None:
+    name, options = "boosting of three", {"epochs": 1, "routing": "straight-through"}
+    tuned(name, lr={"*/leaf_values": 0.5}, **options)
+    by_group = {name.split("/")[1]: rate for name, rate in steps.given.items()}
+    assert by_group["leaf_values"] == 0.5 and by_group["thresholds"] == 0.02
+    # No mapping at all.
+    tuned(name, lr={}, **options)
+    by_group = {name.split("/")[1]: rate for name, rate in steps.given.items()}
+    assert by_group["leaf_values"] == 0.006 and by_group["thresholds"] == 0.02
+
+
+@pytest.mark.parametrize(
+    ("lr", "bold"), [(None, True), ({}, True), ({"*/scale": 0.5}, True), ({"*": 0.5}, False)]
+)
+def test_one_step_size_a_tensor_unless_all_rates_are_given(
+    lr: Any, bold: bool, steps: Steps
+) -> None:
+    trainings = {record.training for record in tuned(lr=lr, epochs=1).history}
+    assert ("trained boldly" in trainings) == bold
+    if lr and bold:
+        assert steps.given["Scaler/scale"] == 0.5
+        assert steps.given["LinearClassifier/coefficients"] == 0.02
+
+
+def test_a_rate_for_tensors_that_stay_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    tuned(lr={"Scaler/*": 0.5}, freeze="Scaler/*", epochs=1)
+    assert "lr: 'Scaler/*' matches no tensor that is trained" in caplog.text
+
+
 def test_rates_fall_along_a_cosine(steps: Steps) -> None:
     tuned(lr=1.0, epochs=5, patience=9)
     rates = [each[0] for each in steps.rates]
@@ -240,6 +269,18 @@ def test_a_stop_in_a_later_fold_counts_the_folds_that_are_done() -> None:
     assert 0.55 * rows < result.report["validation_rows"] < 0.65 * rows
     assert result.report["candidates"][0]["before"] > 0
     assert "one of 3 folds" in result.text()
+
+
+def test_a_stop_at_the_end_of_a_fold_counts_it() -> None:
+    options: Any = {"valid": 0.2, "lr": 0.01, "epochs": 2}
+    result = tuned(**options, on_epoch=lambda record: record.fold == 4 and record.epoch == 2)
+    assert result.report["folds"] == 4
+    cut = tuned(**options, on_epoch=lambda record: record.fold == 4 and record.epoch == 1)
+    assert cut.report["folds"] == 3
+    # Of two trainings the first one's end is not the fold's.
+    del options["lr"]
+    result = tuned(**options, on_epoch=lambda record: record.fold == 4 and record.epoch == 2)
+    assert result.report["folds"] == 3
 
 
 def test_a_stop_in_the_first_fold_leaves_one(tmp_path: Any) -> None:

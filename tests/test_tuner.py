@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 from pipelines import data_of, exported
+from skl2onnx import to_onnx
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Binarizer, OneHotEncoder
 
 import onnxtune
 from onnxtune.errors import ArgumentError, DataError
@@ -70,6 +78,37 @@ def test_leaves_alone_move(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(hard, predictions(tuner.model(), X), rtol=1e-4, atol=1e-5)
 
 
+def test_an_estimator_of_named_columns_is_written_without_rows(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"kind": rng.choice(["a", "b"], 60), "size": rng.normal(size=60)})
+    y = X["size"] * 2 + (X["kind"] == "a")
+    columns = ColumnTransformer([("kind", OneHotEncoder(), ["kind"])], remainder="passthrough")
+    tuner = Tuner(make_pipeline(columns, Ridge()).fit(X, y)).partial_fit(X, y)
+    tuner.save(tmp_path / "tuned.onnx")
+    assert onnx.load(tmp_path / "tuned.onnx") == tuner.model()
+
+
+@pytest.mark.parametrize("routing", ["leaves", "straight-through"])
+def test_steps_without_trees_move(routing: Any) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 3)).astype(np.float32)
+    y = X @ np.array([2.0, -1.0, 1.0])
+    model = to_onnx(make_pipeline(Binarizer(threshold=0.1), Ridge()).fit(X, y), X[:1])
+    tuner = Tuner(model, routing=routing, lr=0.01).partial_fit(X, y)
+    before = tuner.tensors()
+    tuner.partial_fit(X, y)
+    assert any(name.endswith("threshold") for name in before)
+    for name, value in tuner.tensors().items():
+        assert not np.array_equal(value, before[name]), name
+
+
+def test_votes_of_neighbours_are_trained() -> None:
+    X = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    y = (X[:, 0] > 0).astype(int)
+    model = to_onnx(KNeighborsClassifier(3).fit(X, y), X[:1], options={"zipmap": False})
+    assert Tuner(model).partial_fit(X, y).rows == 60
+
+
 def test_rows_without_weight_teach_nothing_but_are_tested_on() -> None:
     (X, y), *_ = batches("ridge")
     half = np.arange(len(X)) % 2 == 0
@@ -77,6 +116,32 @@ def test_rows_without_weight_teach_nothing_but_are_tested_on() -> None:
     weighted.partial_fit(X, y, sample_weight=half)
     alone.partial_fit(X[half], y[half])
     assert weighted.rows == len(X) and alone.rows == half.sum()
+
+
+def test_rows_without_weight_are_no_part_of_the_gain() -> None:
+    first, second, *_ = batches("ridge")
+    model, (X, y) = exported("ridge"), second
+    half = np.arange(len(X)) % 2 == 0
+    weighted, alone = (Tuner(model).partial_fit(*first) for _ in range(2))
+    weighted.partial_fit(X, y, sample_weight=half)
+    alone.partial_fit(X[half], y[half])
+    assert weighted.gain == pytest.approx(alone.gain, rel=1e-4)
+    assert weighted.z == pytest.approx(alone.z, rel=1e-4)
+    held = weighted.tensors(), weighted.gain, weighted.z
+    weighted.partial_fit(X, y, sample_weight=np.zeros(len(X)))
+    np.testing.assert_equal((weighted.tensors(), weighted.gain, weighted.z), held)
+    assert weighted.rows == 3 * len(X)
+
+
+def test_weights_count_from_batch_to_batch() -> None:
+    first, (X, y), *_ = batches("ridge")
+    found = []
+    for heavy in (1.0, 1000.0):
+        tuner = Tuner(exported("ridge")).partial_fit(*first)
+        for at in range(20):
+            tuner.partial_fit(X[[at]], y[[at]], sample_weight=[heavy if at % 2 else 1.0])
+        found.append(tuner.tensors())
+    assert any(not np.allclose(found[0][name], found[1][name]) for name in found[0])
 
 
 def test_what_it_refuses() -> None:
@@ -111,6 +176,34 @@ def test_a_run_toward_a_transformed_target_goes_on_toward_it() -> None:
     assert [n.op_type for n in second.model().graph.node].count("Exp") == [
         n.op_type for n in first.model().graph.node
     ].count("Exp")
+
+
+def test_a_run_goes_on_from_what_came_of_it() -> None:
+    (X, y), valid, _ = data_of("ridge")
+    first = onnxtune.tune(
+        exported("ridge"), X, y, valid=valid, epochs=1, init="random",
+        freeze=iter(["Scaler/*"]), metrics=iter(["r2"]),
+    )  # fmt: skip
+    second = first.continue_(X[:200], y[:200])
+    assert second.report["init"] == "model"
+    assert set(second.report["tensors"]) == set(first.report["tensors"])
+    assert "r2" in second.report["metrics"]["validation"]["original"]
+
+
+def test_a_smaller_model_stays_as_it_is() -> None:
+    (X, y), valid, test = data_of("regression boosting")
+    model = exported("regression boosting")
+    first = onnxtune.tune(model, X, y, valid=valid, epochs=1, routing="leaves", max_size=0.9)
+    second = first.continue_(*test, valid=0.5)
+    assert second.report["max_size"] == 1
+
+
+def test_a_soft_form_alone_cannot_go_on() -> None:
+    (X, y), valid, _ = data_of("ridge")
+    result = onnxtune.tune(exported("ridge"), X, y, valid=valid, epochs=1)
+    soft = replace(result, hard=None, soft=result.hard)
+    with pytest.raises(ArgumentError, match="Only the soft form was taken"):
+        soft.continue_(X, y)
 
 
 # Toward a target of an inner value.

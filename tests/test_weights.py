@@ -167,9 +167,15 @@ def test_balanced_is_that_of_scikit_learn() -> None:
     np.testing.assert_allclose(class_weights("balanced", [0, 1, 2], y[:, None], 3), expected)
 
 
-def test_a_class_without_rows_has_no_weight() -> None:
+def test_a_class_without_rows_weighs_one() -> None:
     found = class_weights("balanced", [0, 1], np.zeros(4, int), 2)
-    np.testing.assert_allclose(found, [0.5, 0])
+    np.testing.assert_array_equal(found, [0.5, 1])
+    (X, y), valid, test = data_of("logistic of three")
+    seen = y != 2
+    result = tuned(X[seen], y[seen], "logistic of three", valid=valid, test=test,
+                   class_weight="balanced")  # fmt: skip
+    assert result.report["validation_rows"] == len(valid[1])
+    assert result.report["test"]["rows"] == len(test[1])
 
 
 @pytest.mark.parametrize("name", ["logistic", "logistic of three"])
