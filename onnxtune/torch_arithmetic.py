@@ -27,7 +27,7 @@ class _FiniteGradient(torch.autograd.Function):
     """The same number; a gradient that is not finite becomes 0.
 
     A branch that Where does not take has the gradient 0, which a root or a quotient at the edge of
-    its domain multiplies by infinity.
+    its domain, or an exponential that overflows, multiplies by infinity.
     """
 
     generate_vmap_rule = True
@@ -240,9 +240,9 @@ _OF_ONE: dict[str, Function] = {
     "BitwiseNot": torch.bitwise_not,
     "Ceil": torch.ceil,
     "Cos": torch.cos,
-    "Cosh": torch.cosh,
+    "Cosh": _at_edges(torch.cosh),
     "Erf": torch.erf,
-    "Exp": torch.exp,
+    "Exp": _at_edges(torch.exp),
     "Floor": torch.floor,
     "HardSwish": functional.hardswish,
     "Held": torch.detach,  # private: no gradient passes
@@ -257,7 +257,7 @@ _OF_ONE: dict[str, Function] = {
     "Sigmoid": torch.sigmoid,
     "Sign": torch.sign,
     "Sin": torch.sin,
-    "Sinh": torch.sinh,
+    "Sinh": _at_edges(torch.sinh),
     "Softplus": functional.softplus,
     "Softsign": functional.softsign,
     "Sqrt": _at_edges(torch.sqrt),

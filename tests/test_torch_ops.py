@@ -170,6 +170,21 @@ def test_a_branch_that_is_not_taken_leaves_no_nan(function: str) -> None:
     assert torch.isfinite(rows.grad).all() and rows.grad[1] != 0
 
 
+@pytest.mark.parametrize("function", ["Exp", "Cosh", "Sinh"])
+def test_a_branch_that_overflows_leaves_the_gradient_of_the_other(function: str) -> None:
+    model = parse(
+        f"""g (float[N] x) => (float[N] y) {{
+            zero = Constant <value_float = 0.0> ()
+            large = Greater (x, zero)
+            grown = {function} (x)
+            y = Where (large, x, grown)
+        }}"""
+    )
+    rows = torch.tensor([1000.0, -1.0], requires_grad=True)
+    converted(model)(rows)[0].sum().backward()
+    assert rows.grad[0] == 1 and torch.isfinite(rows.grad).all()
+
+
 def test_norm_of_zeros_has_a_finite_gradient() -> None:
     each = case("ReduceL2", MATRIX, attributes={"axes": [1]})
     rows = torch.zeros(4, 3, requires_grad=True)
