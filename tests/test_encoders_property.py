@@ -288,6 +288,28 @@ def test_array_feature_extractor(data: Any) -> None:
     assert_same(source, feed)
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        "CategoryMapper <cats_int64s : ints = [], cats_strings : strings = []>",
+        "LabelEncoder <keys_int64s : ints = [], values_strings : strings = []>",
+        "LabelEncoder <keys_int64s : ints = [], values_floats : floats = []>",
+    ],
+)
+def test_a_table_without_keys(node: str) -> None:
+    result = "float" if "floats" in node else "string"
+    source = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 2]>
+        g (int64[N] x) => ({result}[N] y) {{ y = ai.onnx.ml.{node} (x) }}"""
+    )
+    hard = onnxtune.convert(source, form="hard")
+    if node.startswith("CategoryMapper"):
+        assert {"ai.onnx.ml"}.isdisjoint(made.domain for made in hard.graph.node)
+        np.testing.assert_array_equal(run(hard, {"x": np.arange(3)})["y"], ["_Unused"] * 3)
+    else:
+        assert [made.op_type for made in hard.graph.node] == ["LabelEncoder"]
+
+
 # What has no numeric form
 
 
