@@ -75,6 +75,8 @@ def find_neighbours(graph: onnx.GraphProto) -> list[Neighbours]:
     found = []
     for node in graph.node:
         if node.op_type in _PLACES and node.domain in STANDARD_DOMAINS:
+            if typed.get(node.input[0], 0) not in (0, *_FLOATS):
+                continue  # whole numbers have no gradient
             region = _behind(node, graph.node, floats)
             if region.exits:
                 found.append(region)

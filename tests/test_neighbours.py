@@ -8,7 +8,9 @@ import pytest
 import torch
 from graphs import parse
 
+from onnxtune.model import load
 from onnxtune.neighbours import find_neighbours
+from onnxtune.preparation import prepare
 from onnxtune.runtime import run
 from onnxtune.torch_module import OnnxModule, to_torch
 
@@ -223,3 +225,25 @@ def test_places_that_only_comparisons_follow_stay_exact() -> None:
     )
     soft = values(to_torch(made, temperature=1.0)).detach().numpy()
     np.testing.assert_allclose(soft, run(made, {"x": ROWS})["y"], rtol=1e-5)
+
+
+def test_places_among_whole_numbers_stay_exact() -> None:
+    made = parse(
+        """g (float[N, 2] x) => (float[N, 3] y, float[N, 3] scores) {
+            scores = MatMul (x, first)
+            whole = Cast <to = 7> (scores)
+            best = ArgMax <axis = 1> (whole)
+            k = Constant <value_ints = [2]> ()
+            top, places = TopK (whole, k)
+            none = Constant <value_int = 0> ()
+            is_none = Equal (best, none)
+            vote = Cast <to = 1> (is_none)
+            found = Gather (second, places)
+            y = Concat <axis = 1> (vote, found)
+        }""",
+        first=FIRST * 5,
+        second=np.array([0.0, 0.4, 0.9], np.float32),
+    )
+    assert find_neighbours(prepare(load(made)).proto.graph) == []
+    found = to_torch(made, temperature=1.0).predict(ROWS)["y"].detach().numpy()
+    np.testing.assert_array_equal(found, run(made, {"x": ROWS})["y"])
