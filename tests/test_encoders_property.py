@@ -288,6 +288,20 @@ def test_array_feature_extractor(data: Any) -> None:
     assert_same(source, feed)
 
 
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_an_imputer_whose_columns_nothing_counts(width: int) -> None:
+    """As many as the values take one each, others all the first."""
+    source = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 1]>
+        g (float[N, M] x) => (float[N, M] y) {
+            y = ai.onnx.ml.Imputer <imputed_value_floats = [0.5, 1.5]> (x)
+        }"""
+    )
+    feed = {"x": np.repeat(np.array([[0], [2]], np.float32), width, 1)}
+    found = onnxtune.to_torch(source).predict(feed)["y"].detach().numpy()
+    np.testing.assert_array_equal(found, run(source, feed)["y"])
+
+
 @pytest.mark.parametrize(
     "node",
     [
