@@ -32,7 +32,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.neighbors import LocalOutlierFactor
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import (
     MaxAbsScaler,
     MinMaxScaler,
@@ -45,6 +45,7 @@ from sklearn.preprocessing import (
 from sklearn.svm import LinearSVC
 
 import onnxtune
+from onnxtune import converters
 from onnxtune.errors import (
     ArgumentError,
     DataError,
@@ -396,12 +397,34 @@ def test_values_on_a_threshold_get_a_scaler_in_float64() -> None:
     np.testing.assert_allclose(answers.ravel(), model.predict(frame), rtol=1e-5)
 
 
-@pytest.mark.parametrize("scaler", [MinMaxScaler(clip=True), RobustScaler(), MaxAbsScaler()])
+@pytest.mark.parametrize(
+    "scaler", [MinMaxScaler(clip=True), RobustScaler(), MaxAbsScaler(), MaxAbsScaler(clip=True)]
+)
 def test_scalers_in_float64(scaler: Any) -> None:
     scaler.fit(X[:200])
     proto = convert(scaler, [ValueType("X", "tensor(float)", (None, 8))], exact=True)
     (answers,) = outputs(proto, {"X": X})
     assert (answers == scaler.transform(X.astype(np.float64)).astype(np.float32)).all()
+
+
+def test_a_scaler_in_float64_takes_all_of_its_inputs() -> None:
+    frame = pd.DataFrame(X[:, :2].astype(np.float64), columns=["a", "b"])
+    passed = ColumnTransformer([("same", "passthrough", ["a"])])
+    union = FeatureUnion([("scaled", StandardScaler()), ("passed", passed)]).fit(frame)
+    proto = convert(union, inputs_of(union, rows_of(union, frame)), exact=True)
+    (found,) = outputs(proto, {name: X[:, [n]] for n, name in enumerate(frame)})
+    np.testing.assert_allclose(found, union.transform(frame), rtol=1e-6)
+
+
+def test_an_alternative_that_fails_leaves_the_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, frame = on_thresholds()
+
+    def fail(*arguments: Any) -> None:
+        raise AttributeError("no such setting")
+
+    monkeypatch.setitem(converters._EXACT, StandardScaler, fail)
+    with pytest.warns(UserWarning, match="their values sit on a threshold"):
+        assert to_onnx(model, frame, on_mismatch="warn").graph.node[0].op_type == "Scaler"
 
 
 def test_numbers_that_float32_cannot_hold_are_fed_as_float64() -> None:
@@ -550,7 +573,7 @@ def test_settings_of_lightgbm_that_need_rows(setting: dict[str, Any]) -> None:
 def test_settings_of_lightgbm_inside_another_estimator(around: Any) -> None:
     model = around(boosted("lightgbm", "LGBMRegressor", linear_tree=True))
     answers = np.column_stack([Y, Y]) if isinstance(model, MultiOutputRegressor) else Y
-    with pytest.raises(UnsupportedError, match="LGBMRegressor: .* exports linear_tree=.* wrong"):
+    with pytest.raises(UnsupportedError, match=r"LGBMRegressor: .* exports linear_tree=.* wrong"):
         to_onnx(model.fit(X, answers))
 
 
