@@ -208,11 +208,9 @@ def _distances(node: Node) -> Converted:
         raise UnsupportedError(f"CDist '{node.name}': metric '{metric}' has no torch form.")
 
     def distances(a: Tensor, b: Tensor) -> Tensor:
-        apart = a.unsqueeze(-2) - b.unsqueeze(-3)
-        if metric == "sqeuclidean":
-            return apart.square().sum(-1)
-        far: Tensor = torch.linalg.vector_norm(apart, 2, -1)
-        return far
+        # By differences, which take no memory; by products digits are lost far from the origin.
+        far = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+        return far if metric == "euclidean" else far.square()
 
     return Operation(distances), [0, 1]
 

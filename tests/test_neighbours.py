@@ -247,3 +247,18 @@ def test_places_among_whole_numbers_stay_exact() -> None:
     assert find_neighbours(prepare(load(made)).proto.graph) == []
     found = to_torch(made, temperature=1.0).predict(ROWS)["y"].detach().numpy()
     np.testing.assert_array_equal(found, run(made, {"x": ROWS})["y"])
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
+def test_distances_far_from_the_origin_have_right_gradients(metric: str) -> None:
+    made = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+        g (float[N, 2] x) => (float[N, 2] y) <float[2, 2] rows = {{1000.5, 999.5, 1001.0, 1000.0}}>
+        {{ y = com.microsoft.CDist <metric = "{metric}"> (x, rows) }}"""
+    )
+    given = np.round(1000 + ROWS / 4, 3)
+    (rows,) = (module := to_torch(made)).tensors().values()
+    module.predict(given)["y"].sum().backward()
+    apart = given[:, None].astype(np.float64) - rows.detach().numpy()
+    far = np.linalg.norm(apart, axis=-1, keepdims=True) if metric == "euclidean" else 0.5
+    np.testing.assert_allclose(rows.grad, -(apart / far).sum(0), rtol=1e-4, atol=1e-4)
