@@ -88,7 +88,9 @@ def _gather_nd(node: Node) -> Converted:
         lead = data.shape[:batch]
         rows = math.prod(lead)
         flat = data.reshape(rows, *data.shape[batch:])
-        at = places.long().reshape(rows, -1, places.shape[-1])
+        # Counted, for with no rows torch cannot tell what -1 stands for.
+        each = math.prod(places.shape[batch:-1])
+        at = places.long().reshape(rows, each, places.shape[-1])
         which = torch.arange(rows, device=data.device)[:, None].expand(at.shape[:2])
         found = flat[(which, *at.unbind(-1))]
         return found.reshape(*places.shape[:-1], *data.shape[batch + places.shape[-1] :])
