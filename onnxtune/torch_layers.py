@@ -116,7 +116,8 @@ def _mean_variance_normalization(node: Node) -> Converted:
         count = math.prod([data.shape[axis] for axis in axes])
         # Unlike a root of squares, a norm has a finite gradient at 0.
         deviation = torch.linalg.vector_norm(centred, 2, axes, True) / math.sqrt(count or 1)
-        return centred / (deviation + 1e-9)
+        normal: Tensor = centred / (deviation + 1e-9)
+        return normal
 
     return Operation(normalise), [0]
 
