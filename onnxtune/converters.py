@@ -146,8 +146,14 @@ def _constant(scope: Any, container: Any, name: str, value: Any, kind: int) -> s
 
 def _convert_scaler(scope: Any, operator: Any, container: Any) -> None:
     fitted = operator.raw_operator
-    value = scope.get_unique_variable_name("double")
-    _node(scope, container, "Cast", [operator.inputs[0].full_name], value, to=TensorProto.DOUBLE)
+    parts = []
+    for given in operator.inputs:
+        parts.append(scope.get_unique_variable_name("double"))
+        _node(scope, container, "Cast", [given.full_name], parts[-1], to=TensorProto.DOUBLE)
+    value = parts[0]
+    if len(parts) > 1:
+        value = scope.get_unique_variable_name("together")
+        _node(scope, container, "Concat", parts, value, axis=1)
     for kind, name, array in _arithmetic(fitted):
         if array is None:
             continue
@@ -158,7 +164,7 @@ def _convert_scaler(scope: Any, operator: Any, container: Any) -> None:
     if getattr(fitted, "clip", False):
         low, high = (
             _constant(scope, container, "limit", limit, TensorProto.DOUBLE)
-            for limit in fitted.feature_range
+            for limit in getattr(fitted, "feature_range", (-1, 1))  # MaxAbsScaler has no other
         )
         for kind, held in (("Max", low), ("Min", high)):
             following = scope.get_unique_variable_name("clipped")

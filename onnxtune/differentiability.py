@@ -10,6 +10,9 @@ from rewrites.core.registry import find
 
 _ALL = None
 
+# Operators of other domains that torch has as they are; graphs inside nodes are never rewritten.
+ELSEWHERE = frozenset([("com.microsoft", "CDist")])
+
 # Standard operator -> the inputs that carry a gradient to every output. Bounds (Clip) and pad
 # values that are no data stay constants.
 _ALL_INPUTS = "Add Sub Mul Div Pow MatMul Gemm Sum Mean Max Min Concat Einsum"
@@ -50,7 +53,7 @@ def gradient_paths(node: onnx.NodeProto) -> list[tuple[int | None, int]]:
         if node.op_type == "TopK":
             return [(0, 0)]
         if node.op_type in ("Scan", "If"):
-            return _through_graphs(node)
+            return _through_graphs(node) if _is_standard_inside(node) else []
         if node.op_type not in _INPUTS:
             return []
         wanted = _INPUTS[node.op_type]
@@ -62,6 +65,15 @@ def gradient_paths(node: onnx.NodeProto) -> list[tuple[int | None, int]]:
     if rewrite.differentiable == "every input":
         return [(place, 0) for place in range(len(node.input))]
     return list(rewrite.differentiable)
+
+
+def _is_standard_inside(node: onnx.NodeProto) -> bool:
+    return all(
+        (inner.domain in STANDARD_DOMAINS or (inner.domain, inner.op_type) in ELSEWHERE)
+        and _is_standard_inside(inner)
+        for graph in subgraphs(node)
+        for inner in graph.node
+    )
 
 
 def _through_graphs(node: onnx.NodeProto) -> list[tuple[int | None, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from textwrap import shorten
 from typing import Any
 
@@ -67,7 +68,8 @@ def alternatives(
     float32 changes answers (`rounded`), inputs of float64.
     """
     if converters.scales(estimator):
-        yield convert(estimator, inputs, exact=True)
+        with suppress(OnnxTuneError):  # the export that there is stays
+            yield convert(estimator, inputs, exact=True)
     floats = any(value.kind == FLOAT for value in inputs)
     if not (rounded and floats) or _has_infinite_thresholds(estimator):
         return

@@ -119,7 +119,12 @@ def _write(
 
 
 def _is_tuned(tensor: onnx.TensorProto, value: Array | None) -> bool:
-    return value is not None and not np.array_equal(numpy_helper.to_array(tensor), value)
+    return value is not None and _is_moved(tensor, value)
+
+
+def _is_moved(tensor: onnx.TensorProto, value: Array) -> bool:
+    before = numpy_helper.to_array(tensor)
+    return bool(_differs(before, np.reshape(value, before.shape)).any())
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def _change_of(rewrite: Rewrite, node: ir.Node, tensors: Mapping[str, Array]) ->
     held = {role: tensor.value for role, tensor in rewrite.tensors(node, None).items()}
     names = {role: f"{node.name}/{role}" for role in held}
     tuned = {role: np.asarray(tensors[n]) for role, n in names.items() if n in tensors}
-    moved = {names[role]: int(np.sum(value != held[role])) for role, value in tuned.items()}
+    moved = {names[role]: int(_differs(held[role], value).sum()) for role, value in tuned.items()}
     counts = {name: count for name, count in moved.items() if count}
     if not counts:
         return None
@@ -171,7 +176,7 @@ def as_held(prepared: Prepared, tensors: Mapping[str, Array]) -> dict[str, Array
         found |= {name: value for name, value in values.items() if name in tensors}
     for name, value in tensors.items():
         if name in held:
-            moved = moved or not np.array_equal(numpy_helper.to_array(held[name]), value)
+            moved = moved or _is_moved(held[name], value)
     return {**tensors, **found} if moved else {}
 
 

@@ -199,6 +199,8 @@ def _worst(pairs: list[tuple[Array, Array]]) -> float:
 def _unequal(want: Array, got: Array) -> Array:
     if not all(values.dtype.kind in "fiub" for values in (want, got)):
         return np.asarray((want.astype(str) != got.astype(str)).any(axis=1))
+    if "f" not in (want.dtype.kind, got.dtype.kind):  # labels: 2020 is not 2021
+        return np.asarray((want != got).any(axis=1))
     want, got = want.astype(float), got.astype(float)
     size = np.sqrt(np.mean(want[np.isfinite(want)] ** 2)) if np.isfinite(want).any() else 0.0
     with np.errstate(invalid="ignore"):

@@ -24,6 +24,7 @@ _LAYOUT = frozenset(
     ["Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"]
 )
 _COMPARISONS = frozenset(["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"])
+_ENCODERS = frozenset(["OneHotEncoder"])  # comparisons, and floats right away
 # Operators that treat every number by itself.
 _ARITHMETIC = frozenset(["Abs", "Add", "Div", "Max", "Min", "Mod", "Mul", "Neg", "Sign", "Sub"])
 _POINTWISE = _COMPARISONS | _ARITHMETIC | {"And", "Cast", "Expand", "Not", "Or", "Where", "Xor"}
@@ -75,10 +76,21 @@ def find_neighbours(graph: onnx.GraphProto) -> list[Neighbours]:
     found = []
     for node in graph.node:
         if node.op_type in _PLACES and node.domain in STANDARD_DOMAINS:
+            if typed.get(node.input[0], 0) not in (0, *_FLOATS):
+                continue  # whole numbers have no gradient
             region = _behind(node, graph.node, floats)
             if region.exits:
                 found.append(region)
     return found
+
+
+def shared_paths(regions: Iterable[Neighbours]) -> dict[str, set[tuple[int, int]]]:
+    """`paths` of all of them: a node may stand behind the places of several."""
+    shares: dict[str, set[tuple[int, int]]] = {}
+    for found in regions:
+        for name, held in found.paths().items():
+            shares.setdefault(name, set()).update(held)
+    return shares
 
 
 def _behind(top: onnx.NodeProto, nodes: Iterable[onnx.NodeProto], floats: set[str]) -> Neighbours:
@@ -93,7 +105,9 @@ def _behind(top: onnx.NodeProto, nodes: Iterable[onnx.NodeProto], floats: set[st
         makers[out] = node
         if _is_float(node, tagged, floats):
             between = _upstream(out, makers)
-            if top.op_type == "TopK" or any(held.op_type in _COMPARISONS for held in between):
+            if top.op_type == "TopK" or any(
+                held.op_type in _COMPARISONS | _ENCODERS for held in between
+            ):
                 exits[out] = between
         else:
             tagged.add(out)
@@ -108,7 +122,7 @@ def _passes(node: onnx.NodeProto, tagged: set[str]) -> bool:
     if node.op_type in _POINTWISE:
         return node.op_type != "Expand" or at == [0]
     if node.op_type in _LAYOUT or at == [0]:
-        return at == [0] and node.op_type in (_LAYOUT | _LOOKUPS)
+        return at == [0] and node.op_type in (_LAYOUT | _LOOKUPS | _ENCODERS)
     return node.op_type in _LOOKUPS and at == [1]
 
 
@@ -117,6 +131,8 @@ def _is_float(node: onnx.NodeProto, tagged: set[str], floats: set[str]) -> bool:
         return next(a.i for a in node.attribute if a.name == "to") in _FLOATS
     if node.op_type in _LOOKUPS:
         return node.input[0] in floats
+    if node.op_type in _ENCODERS:
+        return True
     if node.op_type in _COMPARISONS:
         return False
     return any(name in floats for name in node.input if name not in tagged)
@@ -152,7 +168,7 @@ def soften_neighbours(proto: onnx.ModelProto, straight: bool) -> None:
         for node in graph.node:
             out = node.output[0] if node.output else ""
             if out in found.exits:
-                made.append(_soft_exit(graph, found, out, shares, straight))
+                made.append(_soft_exit(graph, found, node, shares, straight))
             else:
                 made.append(onnx.NodeProto.FromString(node.SerializeToString()))
             if node.name == found.top.name:
@@ -163,10 +179,7 @@ def soften_neighbours(proto: onnx.ModelProto, straight: bool) -> None:
 
 def _carrying(graph: onnx.GraphProto) -> set[str]:
     """The values of a core from which a gradient flows to one of its outputs."""
-    shares: dict[str, set[tuple[int, int]]] = {}
-    for found in find_neighbours(graph):
-        for name, held in found.paths().items():
-            shares.setdefault(name, set()).update(held)
+    shares = shared_paths(find_neighbours(graph))
     reached = {value.name for value in graph.output}
     for node in reversed(graph.node):
         names = places(node)
@@ -199,16 +212,20 @@ def _shares(top: onnx.NodeProto, slope: str, name: str) -> onnx.NodeProto:
 
 
 def _soft_exit(
-    graph: onnx.GraphProto, found: Neighbours, out: str, shares: str, straight: bool
+    graph: onnx.GraphProto, found: Neighbours, last: onnx.NodeProto, shares: str, straight: bool
 ) -> onnx.NodeProto:
-    nodes = found.exits[out]
+    out = last.output[0]
+    nodes = within = found.exits[out]
+    if last.op_type == "SoftNeighbours":  # of other places too: a mean of its means
+        inside = _made_inside(last)
+        within = [*(node for node in nodes if node.output[0] not in inside), last]
     where_from = found.top.output[found.place]
     read = {name for node in nodes for name in node.input}
     # Integers are constants of the graphs, floats may be tuned: those are captured.
     held = [t for t in graph.initializer if t.name in read and t.data_type not in _FLOATS]
     given = [helper.make_tensor_value_info(where_from, TensorProto.INT64, None)]
     outputs = [helper.make_empty_tensor_value_info(out)]
-    body = helper.make_graph(nodes, "found", given, outputs, held)
+    body = helper.make_graph(within, "found", given, outputs, held)
     tags = [_tag(node, found.tagged) for node in nodes]
     where = helper.make_graph(tags, "where", given, outputs, held)
     return helper.make_node(
@@ -221,6 +238,11 @@ def _soft_exit(
         where=where,
         straight=int(straight),
     )
+
+
+def _made_inside(node: onnx.NodeProto) -> set[str]:
+    inner = [held for graph in subgraphs(node) for held in graph.node]
+    return {out for held in inner for out in (*held.output, *_made_inside(held))}
 
 
 def _tag(node: onnx.NodeProto, tagged: frozenset[str]) -> onnx.NodeProto:

@@ -17,7 +17,7 @@ from onnxtune.copying import without_long_lists
 from onnxtune.differentiability import gradient_paths
 from onnxtune.errors import ArgumentError, OnnxTuneError, UnsupportedError
 from onnxtune.learned import is_learned, node_tensors, rewrite_of
-from onnxtune.neighbours import find_neighbours
+from onnxtune.neighbours import find_neighbours, shared_paths
 from onnxtune.preparation import Prepared, value_info
 from onnxtune.runtime import ValueType
 from onnxtune.subgraphs import places, reads
@@ -172,7 +172,7 @@ class _Graph:
 
     def _find_tensors(self) -> None:
         """Fill `holders` (tensor -> nodes that read it) and the gradient paths of each node."""
-        shares = {n: p for found in self._neighbours for n, p in found.paths().items()}
+        shares = shared_paths(self._neighbours)
         for name, node in self.nodes.items():
             paths = list(dict.fromkeys([*gradient_paths(node), *sorted(shares.get(name, ()))]))
             roles: Iterable[str] = ()

@@ -27,7 +27,7 @@ class _FiniteGradient(torch.autograd.Function):
     """The same number; a gradient that is not finite becomes 0.
 
     A branch that Where does not take has the gradient 0, which a root or a quotient at the edge of
-    its domain multiplies by infinity.
+    its domain, or an exponential that overflows, multiplies by infinity.
     """
 
     generate_vmap_rule = True
@@ -194,14 +194,19 @@ def _mean(*values: Tensor) -> Tensor:
     return fold(torch.add, values) / len(values)
 
 
-def _reduce(function: Callable[[Tensor, list[int], bool], Tensor]) -> Converter:
+Reduction = Callable[[Tensor, list[int], bool], Tensor]
+
+
+def _reduce(function: Reduction, alone: Function) -> Converter:
+    """`alone` is what onnxruntime does with each number where there are no axes to reduce."""
+
     def convert(node: Node) -> Converted:
         keep = bool(node.attributes.get("keepdims", 1))
         as_it_is = bool(node.attributes.get("noop_with_empty_axes", 0))
 
         def build(axes: Integers) -> Function:
             if not axes and as_it_is:
-                return lambda data: data
+                return alone
             return lambda data: function(data, axes or list(range(data.dim())), keep)
 
         return with_integers(node, [1], build, "axes")
@@ -215,18 +220,35 @@ def _product(data: Tensor, axes: list[int], keep: bool) -> Tensor:
     return data
 
 
-_REDUCTIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
+def _in_floats(function: Reduction) -> Reduction:
+    """Whole numbers as doubles, and the result rounded towards 0, as onnxruntime has it."""
+
+    def reduced(data: Tensor, axes: list[int], keep: bool) -> Tensor:
+        if data.is_floating_point():
+            return function(data, axes, keep)
+        return function(data.double(), axes, keep).trunc().to(data.dtype)
+
+    return reduced
+
+
+_REDUCTIONS: dict[str, Reduction] = {
     "ReduceSum": lambda data, axes, keep: data.sum(axes, keep, dtype=data.dtype),
-    "ReduceMean": lambda data, axes, keep: data.mean(axes, keep),
+    "ReduceMean": _in_floats(lambda data, axes, keep: data.mean(axes, keep)),
     "ReduceMax": lambda data, axes, keep: data.amax(axes, keep),
     "ReduceMin": lambda data, axes, keep: data.amin(axes, keep),
     "ReduceProd": _product,
     "ReduceL1": lambda data, axes, keep: data.abs().sum(axes, keep, dtype=data.dtype),
     # Unlike a root of squares, it has a finite gradient at 0.
-    "ReduceL2": lambda data, axes, keep: torch.linalg.vector_norm(data, 2, axes, keep),
+    "ReduceL2": _in_floats(lambda data, axes, keep: torch.linalg.vector_norm(data, 2, axes, keep)),
     "ReduceSumSquare": lambda data, axes, keep: data.square().sum(axes, keep, dtype=data.dtype),
-    "ReduceLogSum": lambda data, axes, keep: _finite(data.sum(axes, keep)).log(),
-    "ReduceLogSumExp": lambda data, axes, keep: data.logsumexp(axes, keep),
+    "ReduceLogSum": _in_floats(lambda data, axes, keep: _finite(data.sum(axes, keep)).log()),
+    "ReduceLogSumExp": _in_floats(lambda data, axes, keep: data.logsumexp(axes, keep)),
+}
+_ALONE: dict[str, Function] = {
+    "ReduceL1": torch.abs,
+    "ReduceL2": torch.abs,
+    "ReduceLogSum": _at_edges(torch.log),
+    "ReduceSumSquare": torch.square,
 }
 
 _OF_ONE: dict[str, Function] = {
@@ -240,9 +262,9 @@ _OF_ONE: dict[str, Function] = {
     "BitwiseNot": torch.bitwise_not,
     "Ceil": torch.ceil,
     "Cos": torch.cos,
-    "Cosh": torch.cosh,
+    "Cosh": _at_edges(torch.cosh),
     "Erf": torch.erf,
-    "Exp": torch.exp,
+    "Exp": _at_edges(torch.exp),
     "Floor": torch.floor,
     "HardSwish": functional.hardswish,
     "Held": torch.detach,  # private: no gradient passes
@@ -257,7 +279,7 @@ _OF_ONE: dict[str, Function] = {
     "Sigmoid": torch.sigmoid,
     "Sign": torch.sign,
     "Sin": torch.sin,
-    "Sinh": torch.sinh,
+    "Sinh": _at_edges(torch.sinh),
     "Softplus": functional.softplus,
     "Softsign": functional.softsign,
     "Sqrt": _at_edges(torch.sqrt),
@@ -316,7 +338,10 @@ def _sum_along(node: Node) -> Converted:
 CONVERTERS: dict[str, Converter] = {
     **{name: elementwise(function) for name, function in _OF_ONE.items()},
     **{name: of_all(function) for name, function in _OF_SEVERAL.items()},
-    **{name: _reduce(function) for name, function in _REDUCTIONS.items()},
+    **{
+        name: _reduce(function, _ALONE.get(name, lambda data: data))
+        for name, function in _REDUCTIONS.items()
+    },
     "BitShift": _shift,
     "Celu": _celu,
     "Clip": _clip,

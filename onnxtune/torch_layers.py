@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -95,12 +96,16 @@ def _rms_normalization(node: Node) -> Converted:
 
 
 def _instance_normalization(node: Node) -> Converted:
+    """By hand: torch's own refuses single numbers and no rows."""
     epsilon = float(node.attributes.get("epsilon", 1e-5))
-    return Operation(
-        lambda data, scale, bias: functional.instance_norm(
-            data, weight=scale, bias=bias, eps=epsilon
-        )
-    ), [0, 1, 2]
+
+    def normalise(data: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        axes, along = list(range(2, data.dim())), [-1] + [1] * (data.dim() - 2)
+        centred = data - data.mean(axes, True)
+        slope = (centred.square().mean(axes, True) + epsilon).rsqrt() * scale.reshape(along)
+        return centred * slope + bias.reshape(along)
+
+    return Operation(normalise), [0, 1, 2]
 
 
 def _mean_variance_normalization(node: Node) -> Converted:
@@ -108,7 +113,11 @@ def _mean_variance_normalization(node: Node) -> Converted:
 
     def normalise(data: Tensor) -> Tensor:
         centred = data - data.mean(axes, True)
-        return centred / (centred.square().mean(axes, True).sqrt() + 1e-9)
+        count = math.prod([data.shape[axis] for axis in axes])
+        # Unlike a root of squares, a norm has a finite gradient at 0.
+        deviation = torch.linalg.vector_norm(centred, 2, axes, True) / math.sqrt(count or 1)
+        normal: Tensor = centred / (deviation + 1e-9)
+        return normal
 
     return Operation(normalise), [0]
 
@@ -208,11 +217,9 @@ def _distances(node: Node) -> Converted:
         raise UnsupportedError(f"CDist '{node.name}': metric '{metric}' has no torch form.")
 
     def distances(a: Tensor, b: Tensor) -> Tensor:
-        apart = a.unsqueeze(-2) - b.unsqueeze(-3)
-        if metric == "sqeuclidean":
-            return apart.square().sum(-1)
-        far: Tensor = torch.linalg.vector_norm(apart, 2, -1)
-        return far
+        # By differences, which take no memory; by products digits are lost far from the origin.
+        far = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+        return far if metric == "euclidean" else far.square()
 
     return Operation(distances), [0, 1]
 

@@ -18,6 +18,7 @@ from onnxtune import (
     torch_subgraphs,
     tree_ops,
 )
+from onnxtune.differentiability import ELSEWHERE
 from onnxtune.torch_node import Converter
 
 CONVERTERS: dict[str, Converter] = {
@@ -29,9 +30,6 @@ CONVERTERS: dict[str, Converter] = {
     **torch_shapes.CONVERTERS,
     **torch_subgraphs.CONVERTERS,
 }
-
-# Operators that are known outside of the default domain.
-ELSEWHERE = {("com.microsoft", "CDist")}
 
 
 def is_ours(domain: str, operator: str, private: str) -> bool:

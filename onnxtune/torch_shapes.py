@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from onnx import TensorProto
 from torch import Tensor
 
 from onnxtune.errors import UnsupportedError
@@ -88,7 +89,9 @@ def _gather_nd(node: Node) -> Converted:
         lead = data.shape[:batch]
         rows = math.prod(lead)
         flat = data.reshape(rows, *data.shape[batch:])
-        at = places.long().reshape(rows, -1, places.shape[-1])
+        # Counted, for with no rows torch cannot tell what -1 stands for.
+        each = math.prod(places.shape[batch:-1])
+        at = places.long().reshape(rows, each, places.shape[-1])
         which = torch.arange(rows, device=data.device)[:, None].expand(at.shape[:2])
         found = flat[(which, *at.unbind(-1))]
         return found.reshape(*places.shape[:-1], *data.shape[batch + places.shape[-1] :])
@@ -217,7 +220,7 @@ def _split(node: Node) -> Converted:
     return with_integers(node, [1], build, "split")
 
 
-_PAD_MODES = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+_PAD_MODES = ("constant", "reflect", "edge", "wrap")
 
 
 def _pad(node: Node) -> Converted:
@@ -226,7 +229,7 @@ def _pad(node: Node) -> Converted:
     if node.has(2) and held is None:
         raise UnsupportedError(f"Pad '{node.name}': what it pads with must be a constant.")
     value = float(node.attributes.get("value", 0.0)) if held is None else held.item()
-    if mode not in ("constant", *_PAD_MODES):
+    if mode not in _PAD_MODES:
         raise UnsupportedError(f"Pad '{node.name}': mode '{mode}' has no torch form.")
 
     def build(pads: list[int], axes: Integers) -> Function:
@@ -322,6 +325,10 @@ def _cast(node: Node) -> Converted:
     to = int(node.attributes["to"])
     if to not in ELEMENT_TYPES:
         raise UnsupportedError(f"Cast '{node.name}': element type {to} has no torch form.")
+    if to == TensorProto.FLOAT:
+        # A buffer goes along with `module.double()`, as all else in the module does.
+        number = np.zeros(0, np.float32)
+        return Operation(lambda like, data: data.to(like.dtype), number), [0]
     return Operation(lambda data: data.to(ELEMENT_TYPES[to])), [0]
 
 

@@ -26,9 +26,16 @@ def tensors(node: ir.Node, spread: Array | None) -> dict[str, Tensor]:
 
 
 def soften(node: ir.Node, builder: Builder) -> Sequence[ir.Value]:
-    """x x' + z z' - 2 x z', the kernel's own arithmetic: neighbours at equal distances stay so."""
+    """x x' + z z' - 2 x z', the kernel's own arithmetic: neighbours at equal distances stay so.
+
+    Its gradient is rounding alone where rows are far from the origin and near each other, so torch
+    has the operator itself.
+    """
     x, z = node.inputs
     assert x is not None and z is not None
+    metric = string(node, "metric", "sqeuclidean")
+    if builder.for_torch:
+        return [builder.op("CDist", x, z, domain="com.microsoft", metric=metric)]
     axis, dtype = builder.constant("columns", [1], np.int64), numpy_dtype(x)
     zero = builder.constant("zero", 0.0, dtype)
     own, other = (
@@ -38,7 +45,7 @@ def soften(node: ir.Node, builder: Builder) -> Sequence[ir.Value]:
     total = builder.op("Add", total, builder.op("Transpose", other, perm=[1, 0]))
     below = builder.op("Less", total, zero)
     square = builder.op("Where", below, zero, total)
-    if string(node, "metric", "sqeuclidean") == "sqeuclidean":
+    if metric == "sqeuclidean":
         return [square]
     if builder.routing == "hard":
         return [builder.op("Sqrt", square)]

@@ -66,7 +66,7 @@ def soften(node: ir.Node, builder: Builder) -> Sequence[ir.Value]:
         missing = builder.op("Equal", x, builder.constant("replaced", replaced))
     fill = builder.constant("fill", _fill(node)) if whole else builder.tensor("fill")
     axis = 0 if rank(x) == 1 else 1
-    if len(_fill(node)) > 1 and size(x, axis) is None and not builder.for_torch:
+    if len(_fill(node)) > 1 and size(x, axis) is None:
         fill = _by_width(builder, x, axis, fill, len(_fill(node)))
     return [builder.op("Where", missing, fill, x)]
 

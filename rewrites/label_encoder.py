@@ -55,12 +55,18 @@ def _read(node: ir.Node) -> _Table:
         return _Table(np.arange(len(words)), words, string(node, "default_string", "_Unused"))
     _, keys = _numbers(node, "keys")
     if "values_strings" in node.attributes or _is_words(node, "values_tensor"):
-        return _Table(keys, _words(node, "values"), _words(node, "default")[0])
+        words = _words(node, "values")
+        _check_count(node, len(keys), len(words))
+        return _Table(keys, words, _words(node, "default")[0])
     name, values = _numbers(node, "values")
-    if len(keys) != len(values) or not len(keys):
-        raise UnsupportedError(f"{describe(node)}: {len(keys)} keys for {len(values)} values.")
+    _check_count(node, len(keys), len(values))
     default, default_name = _default(node, values.dtype)
     return _Table(keys, values, default, name, default_name)
+
+
+def _check_count(node: ir.Node, keys: int, values: int) -> None:
+    if keys != values or not keys:
+        raise UnsupportedError(f"{describe(node)}: {keys} keys for {values} values.")
 
 
 def _numbers(node: ir.Node, role: str) -> tuple[str, Array]:

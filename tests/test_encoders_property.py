@@ -288,6 +288,42 @@ def test_array_feature_extractor(data: Any) -> None:
     assert_same(source, feed)
 
 
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_an_imputer_whose_columns_nothing_counts(width: int) -> None:
+    """As many as the values take one each, others all the first."""
+    source = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 1]>
+        g (float[N, M] x) => (float[N, M] y) {
+            y = ai.onnx.ml.Imputer <imputed_value_floats = [0.5, 1.5]> (x)
+        }"""
+    )
+    feed = {"x": np.repeat(np.array([[0], [2]], np.float32), width, 1)}
+    found = onnxtune.to_torch(source).predict(feed)["y"].detach().numpy()
+    np.testing.assert_array_equal(found, run(source, feed)["y"])
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "CategoryMapper <cats_int64s : ints = [], cats_strings : strings = []>",
+        "LabelEncoder <keys_int64s : ints = [], values_strings : strings = []>",
+        "LabelEncoder <keys_int64s : ints = [], values_floats : floats = []>",
+    ],
+)
+def test_a_table_without_keys(node: str) -> None:
+    result = "float" if "floats" in node else "string"
+    source = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 2]>
+        g (int64[N] x) => ({result}[N] y) {{ y = ai.onnx.ml.{node} (x) }}"""
+    )
+    hard = onnxtune.convert(source, form="hard")
+    if node.startswith("CategoryMapper"):
+        assert {"ai.onnx.ml"}.isdisjoint(made.domain for made in hard.graph.node)
+        np.testing.assert_array_equal(run(hard, {"x": np.arange(3)})["y"], ["_Unused"] * 3)
+    else:
+        assert [made.op_type for made in hard.graph.node] == ["LabelEncoder"]
+
+
 # What has no numeric form
 
 

@@ -13,21 +13,26 @@ import onnx
 import onnxruntime
 import pandas as pd
 import pytest
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.datasets import make_classification, make_regression
 from sklearn.ensemble import (
+    BaggingRegressor,
     GradientBoostingRegressor,
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
     RandomForestClassifier,
     RandomForestRegressor,
+    StackingRegressor,
+    VotingRegressor,
 )
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
+from sklearn.multioutput import MultiOutputRegressor
 from sklearn.neighbors import LocalOutlierFactor
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import (
     MaxAbsScaler,
     MinMaxScaler,
@@ -40,6 +45,7 @@ from sklearn.preprocessing import (
 from sklearn.svm import LinearSVC
 
 import onnxtune
+from onnxtune import converters
 from onnxtune.errors import (
     ArgumentError,
     DataError,
@@ -51,6 +57,7 @@ from onnxtune.estimator_conversion import convert
 from onnxtune.estimator_rows import inputs_of, rows_of
 from onnxtune.estimators import to_onnx
 from onnxtune.export_check import compare_export, report_mismatch
+from onnxtune.members import members
 from onnxtune.model import load
 from onnxtune.runtime import ValueType
 
@@ -326,6 +333,16 @@ def test_a_wrong_export_is_refused() -> None:
         report_mismatch(forest, found, "warn")
 
 
+def test_whole_labels_are_the_same_or_another() -> None:
+    years = np.where(np.median(Y) < Y, 2021, 2020)
+    forest = RandomForestClassifier(5, random_state=0).fit(X, years)
+    proto = to_onnx(forest)
+    for attribute in proto.graph.node[0].attribute:
+        if attribute.name == "classlabels_int64s":
+            attribute.ints[:] = [2021, 2020]
+    assert compare_export(forest, proto, rows_of(forest, X)).rows > 290
+
+
 def test_a_forest_that_met_missing_numbers_is_refused() -> None:
     # skl2onnx sends NaN to the right; scikit-learn to the side that it learnt.
     holes = X.copy()
@@ -380,12 +397,34 @@ def test_values_on_a_threshold_get_a_scaler_in_float64() -> None:
     np.testing.assert_allclose(answers.ravel(), model.predict(frame), rtol=1e-5)
 
 
-@pytest.mark.parametrize("scaler", [MinMaxScaler(clip=True), RobustScaler(), MaxAbsScaler()])
+@pytest.mark.parametrize(
+    "scaler", [MinMaxScaler(clip=True), RobustScaler(), MaxAbsScaler(), MaxAbsScaler(clip=True)]
+)
 def test_scalers_in_float64(scaler: Any) -> None:
     scaler.fit(X[:200])
     proto = convert(scaler, [ValueType("X", "tensor(float)", (None, 8))], exact=True)
     (answers,) = outputs(proto, {"X": X})
     assert (answers == scaler.transform(X.astype(np.float64)).astype(np.float32)).all()
+
+
+def test_a_scaler_in_float64_takes_all_of_its_inputs() -> None:
+    frame = pd.DataFrame(X[:, :2].astype(np.float64), columns=["a", "b"])
+    passed = ColumnTransformer([("same", "passthrough", ["a"])])
+    union = FeatureUnion([("scaled", StandardScaler()), ("passed", passed)]).fit(frame)
+    proto = convert(union, inputs_of(union, rows_of(union, frame)), exact=True)
+    (found,) = outputs(proto, {name: X[:, [n]] for n, name in enumerate(frame)})
+    np.testing.assert_allclose(found, union.transform(frame), rtol=1e-6)
+
+
+def test_an_alternative_that_fails_leaves_the_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, frame = on_thresholds()
+
+    def fail(*arguments: Any) -> None:
+        raise AttributeError("no such setting")
+
+    monkeypatch.setitem(converters._EXACT, StandardScaler, fail)
+    with pytest.warns(UserWarning, match="their values sit on a threshold"):
+        assert to_onnx(model, frame, on_mismatch="warn").graph.node[0].op_type == "Scaler"
 
 
 def test_numbers_that_float32_cannot_hold_are_fed_as_float64() -> None:
@@ -519,6 +558,29 @@ def test_settings_of_lightgbm_that_need_rows(setting: dict[str, Any]) -> None:
     model = make_pipeline(boosted("lightgbm", f"LGBM{kind}", **setting)).fit(X, answer)
     with pytest.raises(UnsupportedError, match=f"exports {next(iter(setting))}=.* wrong"):
         to_onnx(model)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda model: VotingRegressor([("one", model)]),
+        lambda model: make_pipeline(StandardScaler(), BaggingRegressor(model, 2)),
+        lambda model: StackingRegressor([("one", Ridge())], model, cv=2),
+        lambda model: MultiOutputRegressor(model),
+    ],
+    ids=["voting", "bagging", "stacking", "outputs"],
+)
+def test_settings_of_lightgbm_inside_another_estimator(around: Any) -> None:
+    model = around(boosted("lightgbm", "LGBMRegressor", linear_tree=True))
+    answers = np.column_stack([Y, Y]) if isinstance(model, MultiOutputRegressor) else Y
+    with pytest.raises(UnsupportedError, match=r"LGBMRegressor: .* exports linear_tree=.* wrong"):
+        to_onnx(model.fit(X, answers))
+
+
+def test_members_of_a_calibrated_classifier() -> None:
+    model = CalibratedClassifierCV(LogisticRegression(), cv=2).fit(X, np.median(Y) < Y)
+    found = [member for member in members(model) if isinstance(member, LogisticRegression)]
+    assert len(found) == 3 and sum(hasattr(member, "coef_") for member in found) == 2
 
 
 def test_lightgbm_with_zeros_as_missing_is_refused() -> None:

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from pipelines import PIPELINES, exported
 
 from onnxtune.conversion import convert
-from onnxtune.export import Native, native
+from onnxtune.export import Native, as_held, native
 from onnxtune.model import load
 from onnxtune.partition import partition
 from onnxtune.preparation import prepare
@@ -76,6 +76,27 @@ def test_a_constant_node_takes_its_number() -> None:
     assert [node.op_type for node in written.proto.graph.node] == ["Constant", "Mul"]
     feed = {"x": np.ones((1, 2), np.float32)}
     np.testing.assert_array_equal(run(written.proto, feed)["y"], [[0.5, 4.0]])
+
+
+def test_numbers_that_are_missing_are_no_change() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 2]>
+        g (int64[N, 2] x) => (float[N, 2] z) {
+            w = Constant <value_floats = [nan, 1.0]> ()
+            [e] y = ai.onnx.ml.LabelEncoder <keys_int64s = [1, 2], values_floats = [0.5, nan]> (x)
+            z = Mul (y, w)
+        }"""
+    )
+    tensors = {
+        "e/values": np.array([0.5, np.nan], np.float32),
+        "w": np.array([np.nan, 1.0], np.float32),
+    }
+    prepared = prepare(load(model))
+    written = native(prepared, tensors)
+    assert written.changed == {} and as_held(prepared, tensors) == {}
+    assert written.proto.SerializeToString() == model.SerializeToString()
+    tensors["e/values"] = np.array([0.75, np.nan], np.float32)
+    assert native(prepared, tensors).changed == {"e/values": 1}
 
 
 VOTES = """g (float[N, 1] x) => (int64[N] label, float[N, 2] p) {{

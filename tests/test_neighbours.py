@@ -8,9 +8,12 @@ import pytest
 import torch
 from graphs import parse
 
+from onnxtune.model import load
 from onnxtune.neighbours import find_neighbours
+from onnxtune.preparation import prepare
 from onnxtune.runtime import run
 from onnxtune.torch_module import OnnxModule, to_torch
+from rewrites.core.rewrite import Routing
 
 RNG = np.random.default_rng(3)
 TRAINED = RNG.normal(size=(12, 2)).astype(np.float32)
@@ -223,3 +226,94 @@ def test_places_that_only_comparisons_follow_stay_exact() -> None:
     )
     soft = values(to_torch(made, temperature=1.0)).detach().numpy()
     np.testing.assert_allclose(soft, run(made, {"x": ROWS})["y"], rtol=1e-5)
+
+
+def test_places_among_whole_numbers_stay_exact() -> None:
+    made = parse(
+        """g (float[N, 2] x) => (float[N, 3] y, float[N, 3] scores) {
+            scores = MatMul (x, first)
+            whole = Cast <to = 7> (scores)
+            best = ArgMax <axis = 1> (whole)
+            k = Constant <value_ints = [2]> ()
+            top, places = TopK (whole, k)
+            none = Constant <value_int = 0> ()
+            is_none = Equal (best, none)
+            vote = Cast <to = 1> (is_none)
+            found = Gather (second, places)
+            y = Concat <axis = 1> (vote, found)
+        }""",
+        first=FIRST * 5,
+        second=np.array([0.0, 0.4, 0.9], np.float32),
+    )
+    assert find_neighbours(prepare(load(made)).proto.graph) == []
+    found = to_torch(made, temperature=1.0).predict(ROWS)["y"].detach().numpy()
+    np.testing.assert_array_equal(found, run(made, {"x": ROWS})["y"])
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
+def test_distances_far_from_the_origin_have_right_gradients(metric: str) -> None:
+    made = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+        g (float[N, 2] x) => (float[N, 2] y) <float[2, 2] rows = {{1000.5, 999.5, 1001.0, 1000.0}}>
+        {{ y = com.microsoft.CDist <metric = "{metric}"> (x, rows) }}"""
+    )
+    given = np.round(1000 + ROWS / 4, 3)
+    (rows,) = (module := to_torch(made)).tensors().values()
+    module.predict(given)["y"].sum().backward()
+    apart = given[:, None].astype(np.float64) - rows.detach().numpy()
+    far = np.linalg.norm(apart, axis=-1, keepdims=True) if metric == "euclidean" else 0.5
+    np.testing.assert_allclose(rows.grad, -(apart / far).sum(0), rtol=1e-4, atol=1e-4)
+
+
+AGREEMENT = """g (float[N, 2] x) => (float[N, C] y) {
+    one = MatMul (x, first)
+    two = MatMul (x, second)
+    a = ArgMax <axis = 1, keepdims = 1> (one)
+    b = ArgMin <axis = 1, keepdims = 1> (two)
+    same = Equal (a, b)
+    y = Cast <to = 1> (same)
+}"""
+
+
+@pytest.mark.parametrize("routing", ["soft", "straight-through"])
+def test_two_places_that_meet_have_shares_both(routing: Routing) -> None:
+    made = parse(AGREEMENT, first=FIRST, second=SECOND)
+    module = to_torch(made, routing, temperature=1.0)
+    found = values(module)
+    found.sum().backward()
+    assert all(tensor.grad.abs().max() > 0 for tensor in module.tensors().values())
+    if routing == "straight-through":
+        np.testing.assert_array_equal(found.detach(), run(made, {"x": ROWS})["y"])
+        return
+    # The chance that two places are the same is the sum of products of their shares.
+    best, least = (
+        torch.softmax(-(score.amax(1, True) - score) / unit, 1)
+        for score, unit in (
+            (score, (score.amax(1, True) - score).mean(1, True))
+            for score in (torch.from_numpy(ROWS @ FIRST), torch.from_numpy(-ROWS @ SECOND))
+        )
+    )
+    wanted = (best * least).sum(1, keepdim=True)
+    np.testing.assert_allclose(found.detach(), wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("routing", ["soft", "straight-through", "hard"])
+def test_votes_through_an_encoder_have_shares(routing: Routing) -> None:
+    made = parse(
+        """g (float[N, 2] x) => (float[N, 3] y) {
+            scores = MatMul (x, first)
+            best = ArgMax <axis = 1, keepdims = 0> (scores)
+            hot = ai.onnx.ml.OneHotEncoder <cats_int64s = [0, 1, 2]> (best)
+            y = Mul (hot, weights)
+        }""",
+        first=FIRST,
+        weights=np.array([2.0, 3.0, 4.0], np.float32),
+    )
+    module = to_torch(made, routing, temperature=1.0)
+    assert list(module.tensors()) == ["first", "weights"]
+    found = values(module)
+    if routing != "soft":
+        np.testing.assert_array_equal(found.detach(), run(made, {"x": ROWS})["y"])
+    if routing != "hard":
+        found.sum().backward()
+        assert all(tensor.grad.abs().max() > 0 for tensor in module.tensors().values())

@@ -250,3 +250,26 @@ def test_values_that_a_subgraph_captures_enter_the_core() -> None:
     feed = {"x": np.ones((3, 2), np.float32)}
     found = to_torch(model).predict(feed)["y"].detach().numpy()
     np.testing.assert_array_equal(found, run(model, feed)["y"])
+
+
+def test_a_graph_inside_a_node_with_other_operators_has_no_gradient() -> None:
+    """Only the main graph is rewritten; what stands behind the node is still tuned."""
+    model = parse(
+        """g (float[N, 2] x) => (float[N, 2] y) {
+            scaled = Mul (x, w)
+            picked = If <
+                then_branch = a () => (float[N, 2] one) {
+                    one = ai.onnx.ml.Scaler <offset = [1.0], scale = [2.0]> (scaled)
+                },
+                else_branch = b () => (float[N, 2] other) { other = Neg (scaled) }
+            > (yes)
+            y = Mul (picked, v)
+        }""",
+        w=np.array([1.0, 2.0], np.float32),
+        v=np.array([3.0, 4.0], np.float32),
+        yes=np.array(True),
+    )
+    assert cut(model).tensors == ("v",)
+    feed = {"x": np.ones((3, 2), np.float32)}
+    found = to_torch(model).predict(feed)["y"].detach().numpy()
+    np.testing.assert_array_equal(found, run(model, feed)["y"])

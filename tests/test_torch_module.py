@@ -16,6 +16,7 @@ from onnxtune.errors import ArgumentError, DataError, UnsupportedError
 from onnxtune.runtime import run
 from onnxtune.sampling import sample
 from onnxtune.torch_module import OnnxModule, to_torch
+from rewrites.core.rewrite import Routing
 
 
 def outputs(module: OnnxModule, feed: dict[str, np.ndarray]) -> torch.Tensor:
@@ -300,3 +301,27 @@ def test_an_operator_without_a_torch_form_is_named() -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "w"))
     with pytest.raises(UnsupportedError, match=r"LpPool 'hard'.*has no torch form"):
         to_torch(model)
+
+
+@pytest.mark.parametrize("routing", ["soft", "straight-through", "hard"])
+def test_a_module_of_doubles_has_no_floats_inside(routing: Routing) -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 2]>
+        g (float[N, 2] x) => (float[N, 2] y)
+        <float[2] k = {2.0, 3.0}, float[2, 2] w = {1.0, 2.0, 3.0, 4.0}> {
+            scaled = Mul (x, k)
+            kept = Cast <to = 1> (scaled)
+            steps = ai.onnx.ml.Binarizer <threshold = 1.0> (x)
+            looked = ai.onnx.ml.LabelEncoder <keys_floats = [0.0, 1.5], values_floats = [1.0, 2.0]>
+                (x)
+            first = Add (kept, looked)
+            both = Add (first, steps)
+            y = MatMul (both, w)
+        }"""
+    )
+    rows = np.array([[0.0, 1.5], [1.5, 7.0]], np.float32)
+    module = to_torch(model, routing=routing)
+    expected = module.predict(rows)["y"].detach().numpy()
+    found = module.double()(*(value.double() for value in map(torch.from_numpy, [rows])))["y"]
+    assert found.dtype == torch.float64
+    np.testing.assert_allclose(found.detach(), expected, rtol=1e-6)

@@ -65,7 +65,7 @@ def _known_to_the_reference(each: Case) -> bool:
         or each.operator == "Scatter"
         or each.operator == "OneHot"  # places past the end wrap around
         or (each.operator == "LpNormalization" and each.attributes["p"] == 1)  # keeps signs
-        or (each.operator in ("Flatten", "GatherElements") and empty)
+        or (each.operator in ("Flatten", "GatherElements", "GatherND") and empty)
         or (each.operator == "GatherElements" and each.attributes.get("axis") == -1)
         or (pads < 0).any()
     )
@@ -170,11 +170,55 @@ def test_a_branch_that_is_not_taken_leaves_no_nan(function: str) -> None:
     assert torch.isfinite(rows.grad).all() and rows.grad[1] != 0
 
 
+@pytest.mark.parametrize("function", ["Exp", "Cosh", "Sinh"])
+def test_a_branch_that_overflows_leaves_the_gradient_of_the_other(function: str) -> None:
+    model = parse(
+        f"""g (float[N] x) => (float[N] y) {{
+            zero = Constant <value_float = 0.0> ()
+            large = Greater (x, zero)
+            grown = {function} (x)
+            y = Where (large, x, grown)
+        }}"""
+    )
+    rows = torch.tensor([1000.0, -1.0], requires_grad=True)
+    converted(model)(rows)[0].sum().backward()
+    assert rows.grad[0] == 1 and torch.isfinite(rows.grad).all()
+
+
 def test_norm_of_zeros_has_a_finite_gradient() -> None:
     each = case("ReduceL2", MATRIX, attributes={"axes": [1]})
     rows = torch.zeros(4, 3, requires_grad=True)
     converted(each.model())(rows)[0].sum().backward()
     assert torch.isfinite(rows.grad).all()
+
+
+def test_a_constant_channel_leaves_the_gradients_finite() -> None:
+    module = converted(case("MeanVarianceNormalization", IMAGES).model())
+    images = torch.from_numpy(IMAGES.copy())
+    images[:, 1] = 3.0
+    images.requires_grad_()
+    module(images)[0].pow(3).sum().backward()
+    assert torch.isfinite(images.grad).all()
+
+
+PLAIN_REDUCTIONS = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Prod", "Sum", "SumSquare"]
+
+
+@pytest.mark.parametrize("name", PLAIN_REDUCTIONS)
+def test_a_reduction_over_no_axes(name: str) -> None:
+    """Where that is no reduction, onnxruntime still does the rest."""
+    attributes = {"noop_with_empty_axes": 1}
+    each = case(f"Reduce{name}", np.abs(MATRIX) + 1, attributes=attributes, opset=18)
+    compare(converted(each.model())(*tensors(each)), list(run(each.model(), each.fed).values()))
+
+
+@pytest.mark.parametrize("name", PLAIN_REDUCTIONS)
+def test_a_reduction_of_whole_numbers(name: str) -> None:
+    numbers = np.array([[1, 2, 4], [9, 2, 4], [1, 1, 1], [40, 3, 7]])
+    if name == "Mean":
+        numbers[0, 0] = -7
+    each = case(f"Reduce{name}", numbers, held={1: whole(1)}, opset=18)
+    compare(converted(each.model())(*tensors(each)), list(run(each.model(), each.fed).values()))
 
 
 @pytest.mark.parametrize("operator", ["Mul", "Div", "Pow"])

@@ -37,7 +37,7 @@ def places(builder: Builder, x: ir.Value, keys: Array, nan_is_a_key: bool = True
 
 
 def _is_dense(known: Array) -> bool:
-    if known.dtype.kind != "i":
+    if known.dtype.kind != "i" or not len(known):
         return False
     low, high = int(known[0]), int(known[-1])
     inside = low > np.iinfo(known.dtype).min and high < np.iinfo(known.dtype).max
