@@ -65,8 +65,9 @@ class Neighbours:
 def find_neighbours(graph: onnx.GraphProto) -> list[Neighbours]:
     """Every node of a graph that finds places and has floats behind them.
 
-    What ArgMax finds is a label as a rule, and stays one as a float; it decides about floats where
-    it is compared with a class, as votes are.
+    What ArgMax or ArgMin finds is a label as a rule, and stays one as a float; it decides about
+    floats where it is compared with a class, as votes are, and where ArgMin looks up the float of
+    the nearest, as in an isotonic calibrator.
     """
     typed = {t.name: t.data_type for t in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -93,12 +94,18 @@ def _behind(top: onnx.NodeProto, nodes: Iterable[onnx.NodeProto], floats: set[st
         makers[out] = node
         if _is_float(node, tagged, floats):
             between = _upstream(out, makers)
-            if top.op_type == "TopK" or any(held.op_type in _COMPARISONS for held in between):
+            if top.op_type == "TopK" or any(_decides(top, held, floats) for held in between):
                 exits[out] = between
         else:
             tagged.add(out)
     used = {out for held in exits.values() for node in held for out in node.output}
     return Neighbours(top, exits, frozenset(tagged & {*used, *found}))
+
+
+def _decides(top: onnx.NodeProto, node: onnx.NodeProto, floats: set[str]) -> bool:
+    """Whether a node behind ArgMax or ArgMin makes more of the place than a label."""
+    looks_up = node.op_type in _LOOKUPS and node.input[0] in floats
+    return node.op_type in _COMPARISONS or (top.op_type == "ArgMin" and looks_up)
 
 
 def _passes(node: onnx.NodeProto, tagged: set[str]) -> bool:

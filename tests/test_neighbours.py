@@ -110,8 +110,12 @@ def test_soft_shares_end_at_the_nearest(distances: str, behind: str) -> None:
 
 @EVERY
 def test_the_trained_rows_are_tuned_with_right_gradients(distances: str, behind: str) -> None:
-    module = to_torch(model(distances, behind), "soft").double()
-    assert "trained" in module.tensors()
+    check_gradients(model(distances, behind), {"trained"})
+
+
+def check_gradients(made: onnx.ModelProto, names_of_some: set[str]) -> None:
+    module = to_torch(made, "soft").double()
+    assert names_of_some <= set(module.tensors())
     inputs = module.to_tensors(module.core_inputs(ROWS))
     inputs = [value.double() for value in inputs]
     tensors = [tensor.detach().clone().requires_grad_() for tensor in module.tensors().values()]
@@ -223,3 +227,22 @@ def test_places_that_only_comparisons_follow_stay_exact() -> None:
     )
     soft = values(to_torch(made, temperature=1.0)).detach().numpy()
     np.testing.assert_allclose(soft, run(made, {"x": ROWS})["y"], rtol=1e-5)
+
+
+def test_an_isotonic_calibrator_passes_gradients_on() -> None:
+    """It looks up the float of the nearest step; by ArgMax that would be a label."""
+    text = """g (float[N, 2] x) => (float[N, 1] y) {
+        score = MatMul (x, first)
+        apart = Sub (score, steps)
+        distance = Abs (apart)
+        nearest = ArgMin <axis = 1> (distance)
+        found = ai.onnx.ml.ArrayFeatureExtractor (heights, nearest)
+        shape = Constant <value_ints = [-1, 1]> ()
+        y = Reshape (found, shape)
+    }"""
+    steps = np.array([-2.0, -0.5, 0.4, 1.5], np.float32)
+    made = parse(text, first=FIRST[:, :1], steps=steps, heights=np.square(steps))
+    check_gradients(made, {"first", "steps", "heights"})
+    hard = values(to_torch(made, "hard")).detach().numpy()
+    np.testing.assert_array_equal(hard, run(made, {"x": ROWS})["y"])
+    assert find_neighbours(parse(text.replace("ArgMin", "ArgMax")).graph) == []
