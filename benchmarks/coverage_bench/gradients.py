@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -49,11 +49,18 @@ def wrong_gradients(
         return _wrong_in_double(module.double(), feed, entries)
 
 
+def in_double(module: OnnxModule, inputs: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A module's outputs in double precision, to which it is turned."""
+    with _InDouble():
+        return dict(module.double()(*_doubled(inputs)))
+
+
+def _doubled(inputs: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    return [value.double() if value.is_floating_point() else value for value in inputs]
+
+
 def _wrong_in_double(module: OnnxModule, feed: Mapping[str, Array], entries: int) -> dict[str, str]:
-    inputs = [
-        value.double() if value.is_floating_point() else value
-        for value in module.to_tensors(module.core_inputs(feed))
-    ]
+    inputs = _doubled(module.to_tensors(module.core_inputs(feed)))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         directions = {
