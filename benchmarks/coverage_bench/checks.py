@@ -3,7 +3,8 @@
 Where the answers differ, the torch module runs once more in double precision. What of it differs
 from the same module in single precision is the rounding of the model's own arithmetic: support
 vectors with coefficients of 3e5 that cancel, probabilities of log likelihoods of -1000. As much as
-twice that is not wrong: onnxruntime's own answers are as far from the true ones.
+four times that is not wrong: onnxruntime's own answers, summed in another order, are as far from
+the true ones.
 """
 
 from __future__ import annotations
@@ -243,7 +244,7 @@ def _usual(values: np.ndarray) -> float:
 
 
 def _rounding(module: OnnxModule, feed: Feed) -> dict[str, float]:
-    """Twice the largest difference that single precision makes to each output of a module."""
+    """Four times the largest difference that single precision makes to each output of a module."""
     with torch.no_grad():
         single = {name: value.numpy() for name, value in module.predict(feed).items()}
         if any(tensor.group == "thresholds" for tensor in module.learned.values()):
@@ -253,7 +254,7 @@ def _rounding(module: OnnxModule, feed: Feed) -> dict[str, float]:
     found = {}
     for name, value in single.items():
         difference = float(np.nanmax(np.abs(value - double[name].numpy()), initial=0.0))
-        found[name] = min(2 * difference, _MOST_ROUNDING * _usual(value))
+        found[name] = min(4 * difference, _MOST_ROUNDING * _usual(value))
     return found
 
 
