@@ -65,6 +65,7 @@ def load(
     weights: str | None = None,
     origin: str = "the data",
     allow_empty: bool = False,
+    same_rows: bool = True,
 ) -> Table:
     """Turn data into a feed for a model, every value checked.
 
@@ -80,6 +81,8 @@ def load(
         weights: the name of one that tells how much each row counts; likewise.
         origin: what to call the data in messages; a path is called by its name.
         allow_empty: take data without rows.
+        same_rows: whether the arrays of a mapping have to have as many rows; without, as for a
+            graph that broadcasts one input to another, the longest counts.
 
     Raises:
         DataError: the data do not fit the inputs; the message names the column, the first bad
@@ -102,7 +105,8 @@ def load(
         rows = len(frame)
     elif isinstance(data, Mapping):
         feed, column, beside = _from_mapping(data, inputs, target, named, origin, archive)
-        rows = _common_rows(feed, origin)
+        longest = max(map(len, feed.values()))
+        rows = _common_rows(feed, origin) if same_rows else longest
         _check_rows(rows, origin, allow_empty)
     elif isinstance(target, str):
         raise DataError(

@@ -46,16 +46,24 @@ def node_tensors(
     return {f"{node.name}/{role}": tensor for role, tensor in tensors.items()}
 
 
+def is_unread(node: onnx.NodeProto, attribute: str) -> bool:
+    """Whether the numbers of an attribute have no part in the answers: how often a node of a tree
+    was hit, and the weights of a TfIdfVectorizer that counts only."""
+    if attribute.startswith("nodes_hitrates"):
+        return True
+    counts = any(held.name == "mode" and held.s == b"TF" for held in node.attribute)
+    return node.op_type == "TfIdfVectorizer" and attribute == "weights" and counts
+
+
 def held_by(node: onnx.NodeProto) -> dict[str, tuple[int, ...]]:
     """Shapes of the float tensors and lists of more than one element inside a node.
 
     They are the learned numbers of a node without a rewrite, or one that its rewrite refuses:
-    `<node>/<attribute>`, and `<node>/<tensor>` of the graphs inside it. How often a node of a tree
-    was hit says nothing of its answers.
+    `<node>/<attribute>`, and `<node>/<tensor>` of the graphs inside it.
     """
     found: dict[str, tuple[int, ...]] = {}
     for attribute in node.attribute:
-        if attribute.name.startswith("nodes_hitrates"):
+        if is_unread(node, attribute.name):
             continue
         if len(attribute.floats) > 1:
             found[f"{node.name}/{attribute.name}"] = (len(attribute.floats),)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxtune.differentiability import gradient_paths
 from onnxtune.subgraphs import places, subgraphs
@@ -29,8 +29,11 @@ _ENCODERS = frozenset(["OneHotEncoder"])  # comparisons, and floats right away
 _ARITHMETIC = frozenset(["Abs", "Add", "Div", "Max", "Min", "Mod", "Mul", "Neg", "Sign", "Sub"])
 _POINTWISE = _COMPARISONS | _ARITHMETIC | {"And", "Cast", "Expand", "Not", "Or", "Where", "Xor"}
 _LOOKUPS = frozenset(["ArrayFeatureExtractor", "Gather"])
-# Which output has the places.
-_PLACES: dict[str, int] = {"TopK": 1, "ArgMax": 0, "ArgMin": 0}
+# Which output has the places. The label of a tree may be its leaf, which is looked up; what becomes
+# of the operator in standard ones has an ArgMax.
+_PLACES: dict[str, int] = {"TopK": 1, "ArgMax": 0, "ArgMin": 0, "TreeEnsembleClassifier": 0}
+# A score below it stands for "no vote".
+_NO_SCORE = -1e38
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
@@ -39,7 +42,7 @@ class Neighbours:
     """One node whose places decide about floats.
 
     Attributes:
-        top: the TopK, ArgMax or ArgMin.
+        top: the TopK, ArgMax, ArgMin, or classifier whose label is a place.
         exits: the float values -> the nodes from the places to each, in order.
         tagged: the values that hold places, or what was made of them.
     """
@@ -66,19 +69,26 @@ class Neighbours:
 def find_neighbours(graph: onnx.GraphProto) -> list[Neighbours]:
     """Every node of a graph that finds places and has floats behind them.
 
-    What ArgMax finds is a label as a rule, and stays one as a float; it decides about floats where
-    it is compared with a class, as votes are.
+    What ArgMax or ArgMin finds is a label as a rule, and stays one as a float; it decides about
+    floats where it is compared with a class, as votes are, where ArgMin looks up the float of the
+    nearest, as in an isotonic calibrator, and where it looks up several floats at once, as the
+    classes' shares in the leaf of a tree.
     """
     typed = {t.name: t.data_type for t in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         typed.setdefault(value.name, value.type.tensor_type.elem_type)
     floats = {name for name, kind in typed.items() if kind in _FLOATS}
+    grids = {
+        t.name
+        for t in graph.initializer
+        if t.name in floats and sum(size > 1 for size in t.dims) > 1
+    }
     found = []
     for node in graph.node:
-        if node.op_type in _PLACES and node.domain in STANDARD_DOMAINS:
-            if typed.get(node.input[0], 0) not in (0, *_FLOATS):
+        if _finds_places(node):
+            if typed.get(node.input[0], 0) not in (0, *_FLOATS) and node.domain in STANDARD_DOMAINS:
                 continue  # whole numbers have no gradient
-            region = _behind(node, graph.node, floats)
+            region = _behind(node, graph.node, floats, grids)
             if region.exits:
                 found.append(region)
     return found
@@ -93,9 +103,18 @@ def shared_paths(regions: Iterable[Neighbours]) -> dict[str, set[tuple[int, int]
     return shares
 
 
-def _behind(top: onnx.NodeProto, nodes: Iterable[onnx.NodeProto], floats: set[str]) -> Neighbours:
+def _finds_places(node: onnx.NodeProto) -> bool:
+    if node.domain == "ai.onnx.ml" and node.op_type in _PLACES:
+        # Between two classes there is a limit in the stead of an ArgMax.
+        return any(a.name == "classlabels_int64s" and len(a.ints) > 2 for a in node.attribute)
+    return node.op_type in _PLACES and node.domain in STANDARD_DOMAINS
+
+
+def _behind(
+    top: onnx.NodeProto, nodes: Iterable[onnx.NodeProto], floats: set[str], grids: set[str]
+) -> Neighbours:
     makers: dict[str, onnx.NodeProto] = {}
-    found = top.output[_PLACES[top.op_type] :]
+    found = top.output[_PLACES[top.op_type] :][:1]
     tagged = {name for name in found if name}
     exits = {}
     for node in nodes:
@@ -105,14 +124,19 @@ def _behind(top: onnx.NodeProto, nodes: Iterable[onnx.NodeProto], floats: set[st
         makers[out] = node
         if _is_float(node, tagged, floats):
             between = _upstream(out, makers)
-            if top.op_type == "TopK" or any(
-                held.op_type in _COMPARISONS | _ENCODERS for held in between
-            ):
+            if top.op_type == "TopK" or any(_decides(top, held, floats, grids) for held in between):
                 exits[out] = between
         else:
             tagged.add(out)
     used = {out for held in exits.values() for node in held for out in node.output}
     return Neighbours(top, exits, frozenset(tagged & {*used, *found}))
+
+
+def _decides(top: onnx.NodeProto, node: onnx.NodeProto, floats: set[str], grids: set[str]) -> bool:
+    """Whether a node behind ArgMax or ArgMin makes more of the place than a label."""
+    if node.op_type in _LOOKUPS:
+        return node.input[0] in (floats if top.op_type == "ArgMin" else grids)
+    return node.op_type in _COMPARISONS | _ENCODERS
 
 
 def _passes(node: onnx.NodeProto, tagged: set[str]) -> bool:
@@ -172,7 +196,7 @@ def soften_neighbours(proto: onnx.ModelProto, straight: bool) -> None:
             else:
                 made.append(onnx.NodeProto.FromString(node.SerializeToString()))
             if node.name == found.top.name:
-                made.append(_shares(node, slope, shares))
+                made.append(_shares(node, _scores(graph, node), slope, shares))
         del graph.node[:]
         graph.node.extend(made)
 
@@ -196,12 +220,25 @@ def _carrying(graph: onnx.GraphProto) -> set[str]:
     return reached
 
 
-def _shares(top: onnx.NodeProto, slope: str, name: str) -> onnx.NodeProto:
+def _scores(graph: onnx.GraphProto, top: onnx.NodeProto) -> str:
+    """What the candidates of a node have shares by: the label of a tree goes by the leaf of a row,
+    and leaves the classes out that have no vote there, which soft leaves have everywhere."""
+    read: str = top.input[0]
+    made = next((n for n in graph.node if read in n.output), None)
+    if made is None or made.op_type != "Where" or top.op_type != "ArgMax":
+        return read
+    held = {tensor.name: tensor for tensor in graph.initializer}
+    other = held.get(made.input[2])
+    lowest = other is not None and (numpy_helper.to_array(other) < _NO_SCORE).all()
+    return made.input[1] if lowest else read
+
+
+def _shares(top: onnx.NodeProto, scores: str, slope: str, name: str) -> onnx.NodeProto:
     held = {attribute.name: attribute.i for attribute in top.attribute}
     near = [top.output[0]] if top.op_type == "TopK" else []
     return helper.make_node(
         "NeighbourShares",
-        [top.input[0], slope, *near],
+        [scores, slope, *near],
         [name],
         name=name,
         domain=PRIVATE_DOMAIN,

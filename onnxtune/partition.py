@@ -208,8 +208,10 @@ class _Graph:
         }
 
     def read_before(self, tensors: Iterable[str], core: set[str]) -> set[str]:
-        """The tensors that nodes before the core read too."""
-        read = {v for name in self._before(self.entering(core)) for v in self.inputs[name]}
+        """The tensors whose numbers nodes before the core read too; shapes stay what they are."""
+        before = self._before(self.entering(core))
+        numbers = [n for n in before if self.nodes[n].op_type not in ("Shape", "Size")]
+        read = {value for name in numbers for value in self.inputs[name]}
         return {tensor for tensor in tensors if tensor in read}
 
     def forget(self, tensors: set[str]) -> None:

@@ -8,6 +8,9 @@ from torch import Tensor
 from onnxtune.torch_node import Converted, Converter, Holder, Node, Operation, of_all
 
 _SMALLEST = 1e-12
+# The usual distance is no less than this share of the candidates' size: where all are equally far,
+# shares would turn in no time.
+_LEAST = 1e-3
 
 
 def _shares(node: Node) -> Converted:
@@ -21,19 +24,21 @@ def _shares(node: Node) -> Converted:
 
     def of_nearest(distances: Tensor, sharpness: Tensor, values: Tensor) -> Tensor:
         """By how far its distance is from that of the place, over the usual distance."""
-        return shared(distances, sharpness, values, values)
+        start = axis % distances.dim()
+        apart = (values.unsqueeze(-1) - distances.movedim(start, -1).unsqueeze(start)).abs()
+        return shared(apart, sharpness, values.abs(), distances)
 
     def of_best(scores: Tensor, sharpness: Tensor) -> Tensor:
         """By how far its score is from the best, over the usual distance from it."""
-        best = scores.amax(axis, True) if largest else scores.amin(axis, True)
-        found = shared(scores, sharpness, best, best - scores)
-        return found if keep else found.squeeze(axis % scores.dim())
+        # No absolute value is taken: it would have no gradient where two are the best.
+        apart = scores.amax(axis, True) - scores if largest else scores - scores.amin(axis, True)
+        start = axis % scores.dim()
+        found = shared(apart.movedim(start, -1).unsqueeze(start), sharpness, apart, scores)
+        return found if keep else found.squeeze(start)
 
-    def shared(candidates: Tensor, sharpness: Tensor, values: Tensor, usual: Tensor) -> Tensor:
-        start = axis % candidates.dim()
-        unit = usual.abs().mean(start, keepdim=True).unsqueeze(-1) + _SMALLEST
-        apart = values.unsqueeze(-1) - candidates.movedim(start, -1).unsqueeze(start)
-        return torch.softmax(-apart.abs() * sharpness / unit, -1)
+    def shared(apart: Tensor, sharpness: Tensor, usual: Tensor, sizes: Tensor) -> Tensor:
+        unit = usual.mean(axis, keepdim=True) + _LEAST * sizes.abs().mean(axis, keepdim=True)
+        return torch.softmax(-apart * sharpness / (unit.unsqueeze(-1) + _SMALLEST), -1)
 
     if len(node.inputs) == 3:
         return Operation(of_nearest), [0, 1, 2]

@@ -187,7 +187,8 @@ def _feed(
     from onnxtune.data import load
 
     inputs = runtime.input_types(first.proto)
-    table = load(data, inputs, target)
+    # onnxruntime knows which inputs go together; a target has to have an answer for each row.
+    table = load(data, inputs, target, same_rows=target is not None)
     check_batch(inputs, table.feed, first.origin)
     return table.feed, table.target
 

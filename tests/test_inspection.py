@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import onnx
+import pytest
+from graphs import parse
 from pipelines import exported, mixed
 
 from onnxtune.inspection import inspect
@@ -106,3 +108,15 @@ def test_what_stops_the_gradient_is_named() -> None:
     assert "No gradient passes Round 'rounded'." in report.text()
     plain = json.loads(as_json(report))
     assert plain["nodes"][0]["tunable"] == [] and plain["packages"] == []
+
+
+@pytest.mark.parametrize(("mode", "learned"), [("TF", 0), ("TFIDF", 2)])
+def test_numbers_that_no_answer_depends_on_are_not_learned(mode: str, learned: int) -> None:
+    model = parse(
+        f"""g (int64[N, 3] x) => (float[N, 2] y) {{
+            y = TfIdfVectorizer <mode = "{mode}", max_gram_length = 1, min_gram_length = 1,
+                max_skip_count = 0, ngram_counts = [0], ngram_indexes = [0, 1],
+                pool_int64s = [5, 6], weights = [2.0, 3.0]> (x)
+        }}"""
+    )
+    assert inspect(model).learned == learned

@@ -113,9 +113,15 @@ def test_soft_shares_end_at_the_nearest(distances: str, behind: str) -> None:
 
 @EVERY
 def test_the_trained_rows_are_tuned_with_right_gradients(distances: str, behind: str) -> None:
-    module = to_torch(model(distances, behind), "soft").double()
-    assert "trained" in module.tensors()
-    inputs = module.to_tensors(module.core_inputs(ROWS))
+    check_gradients(model(distances, behind), {"trained"})
+
+
+def check_gradients(
+    made: onnx.ModelProto, names_of_some: set[str], rows: np.ndarray = ROWS
+) -> None:
+    module = to_torch(made, "soft").double()
+    assert names_of_some <= set(module.tensors())
+    inputs = module.to_tensors(module.core_inputs(rows))
     inputs = [value.double() for value in inputs]
     tensors = [tensor.detach().clone().requires_grad_() for tensor in module.tensors().values()]
     names = list(module.tensors())
@@ -317,3 +323,56 @@ def test_votes_through_an_encoder_have_shares(routing: Routing) -> None:
     if routing != "hard":
         found.sum().backward()
         assert all(tensor.grad.abs().max() > 0 for tensor in module.tensors().values())
+
+
+def test_an_isotonic_calibrator_passes_gradients_on() -> None:
+    """It looks up the float of the nearest step; by ArgMax that would be a label."""
+    text = """g (float[N, 2] x) => (float[N, 1] y) {
+        score = MatMul (x, first)
+        apart = Sub (score, steps)
+        distance = Abs (apart)
+        nearest = ArgMin <axis = 1> (distance)
+        found = ai.onnx.ml.ArrayFeatureExtractor (heights, nearest)
+        shape = Constant <value_ints = [-1, 1]> ()
+        y = Reshape (found, shape)
+    }"""
+    steps = np.array([-2.0, -0.5, 0.4, 1.5], np.float32)
+    made = parse(text, first=FIRST[:, :1], steps=steps, heights=np.square(steps))
+    check_gradients(made, {"first", "steps", "heights"})
+    hard = values(to_torch(made, "hard")).detach().numpy()
+    np.testing.assert_array_equal(hard, run(made, {"x": ROWS})["y"])
+    assert find_neighbours(parse(text.replace("ArgMin", "ArgMax")).graph) == []
+
+
+LEAF = """g (float[N, 2] x) => (float[2, N, 2] y) {
+    leaf, unused = ai.onnx.ml.TreeEnsembleClassifier <nodes_treeids = [0, 0, 0, 0, 0],
+        nodes_nodeids = [0, 1, 2, 3, 4], nodes_featureids = [0, 0, 1, 0, 0],
+        nodes_modes = ["BRANCH_LEQ", "LEAF", "BRANCH_LEQ", "LEAF", "LEAF"],
+        nodes_values = [0.1, 0.0, -0.2, 0.0, 0.0], nodes_truenodeids = [1, 0, 3, 0, 0],
+        nodes_falsenodeids = [2, 0, 4, 0, 0], class_treeids = [0, 0, 0],
+        class_nodeids = [1, 3, 4], class_ids = [1, 3, 4], class_weights = [1.0, 1.0, 1.0],
+        classlabels_int64s = [0, 1, 2, 3, 4], post_transform = "NONE"> (x)
+    row = Constant <value_ints = [1, -1]> ()
+    places = Reshape (leaf, row)
+    counts = ai.onnx.ml.ArrayFeatureExtractor (table, places)
+    y = Transpose <perm = [0, 2, 1]> (counts)
+}"""
+
+
+def test_the_leaf_of_a_tree_looks_up_several_outputs() -> None:
+    """As scikit-learn's forests of several outputs are exported."""
+    table = RNG.uniform(size=(2, 2, 5)).astype(np.float32)
+    made = parse(LEAF, table=table)
+    # Rows on a threshold, where both leaves are as likely.
+    rows = np.vstack([ROWS, [[0.1, 0.0], [0.5, -0.2]]]).astype(np.float32)
+    hard = to_torch(made, "hard").predict(rows)["y"].detach().numpy()
+    np.testing.assert_array_equal(hard, run(made, {"x": rows})["y"])
+    check_gradients(made, {"table"}, rows)
+    names = {name.rpartition("/")[2] for name in to_torch(made).tensors()}
+    assert names == {"thresholds", "leaf_values", "table"}
+
+
+def test_votes_between_equal_scores_have_gradients() -> None:
+    check_gradients(
+        parse(VOTE, first=FIRST, second=SECOND), {"first"}, np.zeros((2, 2), np.float32)
+    )

@@ -273,3 +273,19 @@ def test_a_graph_inside_a_node_with_other_operators_has_no_gradient() -> None:
     feed = {"x": np.ones((3, 2), np.float32)}
     found = to_torch(model).predict(feed)["y"].detach().numpy()
     np.testing.assert_array_equal(found, run(model, feed)["y"])
+
+
+def test_a_tensor_whose_shape_is_read_before_the_core_is_tuned() -> None:
+    model = parse(
+        """g (float[N, 2] x) => (float[N, 3] y) {
+            sizes = Shape (w)
+            shape = Slice (sizes, zero, one)
+            ones = ConstantOfShape (shape)
+            scaled = Mul (x, ones)
+            y = MatMul (scaled, w)
+        }""",
+        w=np.ones((2, 3), np.float32),
+        zero=np.array([0]),
+        one=np.array([1]),
+    )
+    assert cut(model).tensors == ("w",)

@@ -438,3 +438,14 @@ def test_a_new_input_is_no_counterpart() -> None:
     second = onnx.parser.parse_model(text.format(more=", float[N] z", body="Add (x, z)"))
     verdict = verify(first, second, {"x": np.ones(3)})
     assert verdict.problems == ("The candidate has an input 'z' that the original has not.",)
+
+
+def test_inputs_of_several_lengths() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> '
+        "g (float[N, 2] x, float[M, 2] y) => (float[N, 2] z) { z = Sub(x, y) }"
+    )
+    data = {"x": X[:3, :2], "y": X[:1, :2]}
+    assert verify(model, model, data).agrees
+    with pytest.raises(DataError, match="input 'x' has 3 rows, but 'y' has 1"):
+        verify(model, model, data, np.zeros(3))

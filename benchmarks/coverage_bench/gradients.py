@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -11,6 +11,10 @@ from torch.overrides import TorchFunctionMode
 from onnxtune.torch_module import OnnxModule
 
 TOLERANCE = 1e-3
+# Every entry takes a few runs of the model: a quarter of an hour for hundreds of tensors in a chain
+# of thousands of operations. There only so many entries are looked at, of tensors chosen at random,
+# that one run for each is this many operations.
+_MOST_OPERATIONS = 120_000
 # Relative step sizes; one has to fit, as a wide one may cross a kink and a narrow one be noise.
 _STEPS = (1e-6, 1e-5, 1e-4, 1e-7, 1e-3, 1e-9)
 
@@ -36,7 +40,7 @@ def wrong_gradients(
     Args:
         module: it is turned to double precision.
         feed: rows of the model's inputs.
-        entries: how many of each tensor.
+        entries: how many of each tensor; of a large model fewer, and of some tensors none.
 
     Returns:
         Tensor name -> what differs.
@@ -45,11 +49,18 @@ def wrong_gradients(
         return _wrong_in_double(module.double(), feed, entries)
 
 
+def in_double(module: OnnxModule, inputs: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A module's outputs in double precision, to which it is turned."""
+    with _InDouble():
+        return dict(module.double()(*_doubled(inputs)))
+
+
+def _doubled(inputs: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    return [value.double() if value.is_floating_point() else value for value in inputs]
+
+
 def _wrong_in_double(module: OnnxModule, feed: Mapping[str, Array], entries: int) -> dict[str, str]:
-    inputs = [
-        value.double() if value.is_floating_point() else value
-        for value in module.to_tensors(module.core_inputs(feed))
-    ]
+    inputs = _doubled(module.to_tensors(module.core_inputs(feed)))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         directions = {
@@ -69,7 +80,13 @@ def _wrong_in_double(module: OnnxModule, feed: Mapping[str, Array], entries: int
     loss().backward()
     random = np.random.default_rng(0)
     wrong = {}
-    for name, tensor in module.tensors().items():
+    tensors = module.tensors()
+    most = max(1, _MOST_OPERATIONS // len(list(module.modules())))
+    if len(tensors) > most:
+        chosen = sorted(random.choice(len(tensors), most, replace=False))
+        tensors = {name: tensors[name] for name in np.array(list(tensors))[chosen]}
+    entries = min(entries, max(1, most // len(tensors)))
+    for name, tensor in tensors.items():
         gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
         size = float(gradient.abs().max())
         for entry in random.choice(tensor.numel(), min(entries, tensor.numel()), replace=False):

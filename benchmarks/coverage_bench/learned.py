@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnxtune.errors import OnnxTuneError
-from onnxtune.learned import is_learned, node_tensors
+from onnxtune.learned import is_learned, is_unread, node_tensors
 from onnxtune.partition import float_outputs
 from onnxtune.preparation import Prepared, constant_tensor
 from rewrites.core.registry import find
@@ -70,7 +70,9 @@ def _own(prepared: Prepared, node: onnx.NodeProto) -> dict[str, int]:
     own = {
         f"{node.name}/{attribute.name}": len(attribute.floats)
         for attribute in node.attribute
-        if len(attribute.floats) > 1
+        # Numbers that no answer depends on, such as the weights of a TfIdfVectorizer in the mode
+        # "TF", cannot be learned.
+        if len(attribute.floats) > 1 and not is_unread(node, attribute.name)
     }
     for graph in _subgraphs(node):
         tensors = [*graph.initializer, *filter(None, map(constant_tensor, graph.node))]
