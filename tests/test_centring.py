@@ -31,6 +31,7 @@ from onnxtune.export import native
 from onnxtune.model import load
 from onnxtune.partition import partition
 from onnxtune.preparation import prepare
+from onnxtune.row_order import RowOrder
 from onnxtune.runtime import input_types, run
 from onnxtune.torch_module import OnnxModule
 from onnxtune.tuning import tune
@@ -184,7 +185,16 @@ def started(freeze: bool) -> tuple[Any, Any]:
     (split,) = candidates_split(problem, X, y)
     trained = [n for n in problem.original.learned if not (freeze and "thresholds" in n)]
     task = candidates.Task(
-        problem, split, trained, court, None, own_rate=False, turns=1, random=False
+        problem,
+        split,
+        trained,
+        court,
+        None,
+        own_rate=False,
+        fold=1,
+        turns=1,
+        random=False,
+        order=RowOrder(split.numbers),
     )
     return candidates._started(task, problem.original, trained)
 

@@ -219,10 +219,13 @@ def _a_custom_operator_in_the_tail(model: onnx.ModelProto) -> None:
 
 def _an_encoder_that_kills_shape_inference(model: onnx.ModelProto) -> None:
     """Behind a Scaler, whose type onnx's own inference does not know."""
+    probe = onnx.ModelProto.FromString(model.SerializeToString())
+    probe.graph.output.add().name = "scaled"
+    key = float(run(probe, {"x": ROWS}, ["scaled"])["scaled"].flat[0])
     model.graph.node.append(
         helper.make_node(
             "LabelEncoder", ["scaled"], ["code"], "e", domain="ai.onnx.ml",
-            keys_floats=[1.0], values_floats=[2.0], default_float=0.0,
+            keys_floats=[key], values_floats=[2.0], default_float=0.5,
         )
     )  # fmt: skip
     model.opset_import[1].version = 2
