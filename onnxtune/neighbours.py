@@ -244,7 +244,7 @@ def _shares(top: onnx.NodeProto, scores: str, slope: str, name: str) -> onnx.Nod
         domain=PRIVATE_DOMAIN,
         axis=held.get("axis", -1 if near else 0),
         keepdims=held.get("keepdims", 1),
-        largest=int(top.op_type == "ArgMax"),
+        largest=held.get("largest", int(top.op_type != "ArgMin")),
     )
 
 

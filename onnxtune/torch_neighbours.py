@@ -25,8 +25,16 @@ def _shares(node: Node) -> Converted:
     def of_nearest(distances: Tensor, sharpness: Tensor, values: Tensor) -> Tensor:
         """By how far its distance is from that of the place, over the usual distance."""
         start = axis % distances.dim()
-        apart = (values.unsqueeze(-1) - distances.movedim(start, -1).unsqueeze(start)).abs()
-        return shared(apart, sharpness, values.abs(), distances)
+        held = distances.movedim(start, -1)
+        order = torch.argsort(held, dim=-1, descending=largest, stable=True)
+        places = torch.arange(values.shape[start], device=values.device)
+        near = held.gather(-1, order[..., : len(places)])
+        # By rank, not by an absolute value: of candidates as far as each other, such as equal
+        # trained rows, either is taken for the nearer, and the gradient is that of its side.
+        after = torch.argsort(order, dim=-1).unsqueeze(-2) >= places.unsqueeze(-1)
+        apart = held.unsqueeze(-2) - near.unsqueeze(-1)
+        apart = torch.where(after ^ largest, apart, -apart).movedim(-2, start)
+        return shared(apart, sharpness, near.abs().movedim(-1, start), distances)
 
     def of_best(scores: Tensor, sharpness: Tensor) -> Tensor:
         """By how far its score is from the best, over the usual distance from it."""

@@ -72,10 +72,10 @@ VOTES = """
 """
 
 
-def model(distances: str, behind: str) -> onnx.ModelProto:
+def model(distances: str, behind: str, trained: np.ndarray = TRAINED) -> onnx.ModelProto:
     made = parse(
         f"g (float[N, 2] x) => (float[N, C] y) {{ {distances} {behind} }}",
-        trained=TRAINED,
+        trained=trained,
         targets=TARGETS,
         labels=LABELS,
     )
@@ -376,3 +376,28 @@ def test_votes_between_equal_scores_have_gradients() -> None:
     check_gradients(
         parse(VOTE, first=FIRST, second=SECOND), {"first"}, np.zeros((2, 2), np.float32)
     )
+
+
+def test_of_equal_trained_rows_either_is_the_nearer() -> None:
+    """The gradient of a row is that of one side of the kink, and not something between."""
+    trained = np.array([[0, 0], [0, 0], [1, 2], [1, 2], [3, 1]], np.float32)
+    module = to_torch(model(DISTANCES, MEAN, np.vstack([trained, TRAINED[5:]]))).double()
+    (rows,) = (value.double() for value in module.to_tensors(module.core_inputs(ROWS[:4])))
+    held = module.tensors()["trained"]
+
+    def answers() -> torch.Tensor:
+        return module(rows)["y"].reshape(-1)
+
+    gradients = [torch.autograd.grad(answer, held, retain_graph=True)[0] for answer in answers()]
+    with torch.no_grad():
+        middle = answers()
+        for place in np.ndindex(4, 2):
+            before = held[place].item()
+            slopes = []
+            for step in (1e-6, -1e-6):
+                held[place] = before + step
+                slopes.append((answers() - middle) / step)
+            held[place] = before
+            gradient = torch.stack([each[place] for each in gradients])
+            apart = torch.stack([(gradient - slope).abs() for slope in slopes])
+            assert apart.amin(0).max() < 1e-4
