@@ -44,9 +44,12 @@ def _arg(largest: bool) -> Converter:
 
         def find(data: Tensor) -> Tensor:
             seen = data.flip(axis) if last else data
-            # Of equal numbers the first, which torch.argmax does not promise.
+            # Of equal numbers the first, which torch.argmax does not promise; 0 of none but NaN.
             best = seen.amax(axis, True) if largest else seen.amin(axis, True)
-            place = (seen == best).to(torch.uint8).argmax(axis, keep)
+            size, start = seen.shape[axis], axis % seen.dim()
+            along = torch.arange(size, device=seen.device)
+            along = along.reshape([-1] + [1] * (seen.dim() - 1 - start))
+            place = torch.where(seen == best, along, size).amin(axis, keep) % size
             return data.shape[axis] - 1 - place if last else place
 
         return Operation(find), [0]
