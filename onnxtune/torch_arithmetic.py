@@ -277,7 +277,7 @@ _OF_ONE: dict[str, Function] = {
     "Relu": torch.relu,
     "Round": torch.round,
     "Sigmoid": torch.sigmoid,
-    "Sign": torch.sign,
+    "Sign": lambda data: torch.where(data.isnan(), data, data.sign()),
     "Sin": torch.sin,
     "Sinh": _at_edges(torch.sinh),
     "Softplus": functional.softplus,

@@ -41,13 +41,21 @@ def _arg(largest: bool) -> Converter:
         axis = int(node.attributes.get("axis", 0))
         keep = bool(node.attributes.get("keepdims", 1))
         last = bool(node.attributes.get("select_last_index", 0))
+        worst = -torch.inf if largest else torch.inf
 
         def find(data: Tensor) -> Tensor:
-            seen = data.flip(axis) if last else data
-            # Of equal numbers the first, which torch.argmax does not promise.
+            # NaN is passed over, but nothing is compared with one in front, as in onnxruntime.
+            missing = data.isnan()
+            seen = torch.where(missing, worst, data) if data.is_floating_point() else data
+            # Of equal numbers the first or last, which torch.argmax does not promise.
             best = seen.amax(axis, True) if largest else seen.amin(axis, True)
-            place = (seen == best).to(torch.uint8).argmax(axis, keep)
-            return data.shape[axis] - 1 - place if last else place
+            size, start = seen.shape[axis], axis % seen.dim()
+            along = torch.arange(size, device=seen.device)
+            along = along.reshape([-1] + [1] * (seen.dim() - 1 - start))
+            hit = (seen == best) & ~missing & ~missing.narrow(axis, 0, 1)
+            if last:
+                return torch.where(hit, along, 0).amax(axis, keep)
+            return torch.where(hit, along, size).amin(axis, keep) % size
 
         return Operation(find), [0]
 

@@ -192,6 +192,24 @@ def test_norm_of_zeros_has_a_finite_gradient() -> None:
     assert torch.isfinite(rows.grad).all()
 
 
+@pytest.mark.parametrize(
+    ("operator", "attributes"),
+    [
+        ("Sign", {}),
+        *(
+            (name, {"axis": 1, "select_last_index": last})
+            for name in ("ArgMax", "ArgMin")
+            for last in (0, 1)
+        ),
+    ],
+)
+def test_missing_numbers(operator: str, attributes: dict[str, int]) -> None:
+    nan = np.nan
+    rows = np.array([[1, nan, nan, 5], [nan, 1, 2, nan], [nan] * 4, [5, 1, nan, 1]], np.float32)
+    each = case(operator, rows, attributes=attributes)
+    compare(converted(each.model())(*tensors(each)), list(run(each.model(), each.fed).values()))
+
+
 def test_a_constant_channel_leaves_the_gradients_finite() -> None:
     module = converted(case("MeanVarianceNormalization", IMAGES).model())
     images = torch.from_numpy(IMAGES.copy())
