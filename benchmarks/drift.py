@@ -27,15 +27,12 @@ above 2 it is worse. Prints a table and writes benchmarks/results/drift.json.
 from __future__ import annotations
 
 import argparse
-import datetime
 import itertools
-import platform
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +41,7 @@ import onnx
 import onnxruntime
 import pandas as pd
 import torch
+from facts import environment, facts
 from joblib import Parallel, delayed
 from lightgbm import LGBMClassifier
 from sklearn.compose import ColumnTransformer
@@ -214,18 +212,6 @@ def summary(untouched: Array, outcomes: list[Outcome]) -> dict[str, Any]:
     return record
 
 
-def facts() -> dict[str, Any]:
-    """The machine and the versions."""
-    return {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "python": platform.python_version(),
-        "onnxtune": onnxtune.__version__,
-        "environment": {name: version(name) for name in PACKAGES}
-        | {"onnxruntime": onnxruntime.__version__},
-    }
-
-
 def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -275,9 +261,13 @@ def main() -> int:
                "taken", "tuning"]  # fmt: skip
     print(output.table(headers, lines))
     arguments = [options.table.name if a == str(options.table) else a for a in sys.argv[1:]]
-    found = {"command": " ".join(["python", "benchmarks/drift.py", *arguments])} | facts()
+    found = facts(" ".join(["python", "benchmarks/drift.py", *arguments]))
     RESULTS.parent.mkdir(exist_ok=True)
-    write(RESULTS, output.as_json({**found, "rows": records}).encode() + b"\n")
+    write(
+        RESULTS,
+        output.as_json({**found, "environment": environment(PACKAGES), "rows": records}).encode()
+        + b"\n",
+    )
     return 0
 
 

@@ -9,8 +9,6 @@ models taking turns; the ratio is the one to quote.
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import sys
 import time
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from facts import facts
 from sklearn.datasets import make_friedman1
 from sklearn.decomposition import PCA
 from sklearn.ensemble import (
@@ -93,16 +92,9 @@ def main() -> int:
               file=sys.stderr)  # fmt: skip
     headers = ["shape", "form", "provider", "batch", "median", "ratio", "bytes", "conversion"]
     print(output.table(headers, lines))
-    facts = {
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "python": platform.python_version(),
-        "onnxtune": onnxtune.__version__,
-        "environment": report.environment,
-    }
+    found = {**facts(" ".join(["python", *sys.argv])), "environment": report.environment}
     RESULTS.parent.mkdir(exist_ok=True)
-    write(RESULTS, output.as_json({**facts, "rows": records}).encode() + b"\n")
+    write(RESULTS, output.as_json({**found, "rows": records}).encode() + b"\n")
     return 0 if all(record["hard_equals_original"] for record in records) else 1
 
 

@@ -29,12 +29,9 @@ network's answers are not those of its scikit-learn steps.
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import sys
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +39,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from facts import environment, facts
 from onnx import TensorProto, helper, numpy_helper
 from scipy.special import xlogy
 from sklearn.compose import ColumnTransformer
@@ -290,18 +288,13 @@ def main() -> int:
     print(output.table(headers, lines), "", *conclusion(records), sep="\n")
     if "random" not in names:
         print("This onnxtune has no init='random': that row is left out.", file=sys.stderr)
-    facts = {
-        "command": " ".join(["python", "benchmarks/poisson_pipeline.py", *sys.argv[1:]]),
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "python": platform.python_version(),
-        "onnxtune": onnxtune.__version__,
-        "environment": {name: version(name) for name in PACKAGES}
-        | {"onnxruntime": onnxruntime.__version__},
+    found = {
+        **facts(" ".join(["python", "benchmarks/poisson_pipeline.py", *sys.argv[1:]])),
+        "environment": environment(PACKAGES),
         "components": arguments.components,
     }
     RESULTS.parent.mkdir(exist_ok=True)
-    write(RESULTS, output.as_json({**facts, "rows": records}).encode() + b"\n")
+    write(RESULTS, output.as_json({**found, "rows": records}).encode() + b"\n")
     agree = all(record.get("agrees", True) for record in records)
     print(
         f"The networks {'agree' if agree else 'DO NOT AGREE'} with scikit-learn.", file=sys.stderr

@@ -30,6 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import drift
 import torch
+from facts import environment, facts
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -199,9 +200,15 @@ def main() -> int:
     print(f"\nEpoch of {rows.rows:,} rows: leaves alone {output.duration(leaf_s)}, uncached soft "
           f"{output.duration(soft_s)}: {soft_s / leaf_s:.1f} times.")  # fmt: skip
     arguments = [options.table.name if a == str(options.table) else a for a in sys.argv[1:]]
-    facts = {"command": " ".join(["python", "benchmarks/trainer.py", *arguments])} | drift.facts()
+    found = facts(" ".join(["python", "benchmarks/trainer.py", *arguments]))
     RESULTS.parent.mkdir(exist_ok=True)
-    write(RESULTS, output.as_json({**facts, "figures": records}).encode() + b"\n")
+    write(
+        RESULTS,
+        output.as_json(
+            {**found, "environment": environment(drift.PACKAGES), "figures": records}
+        ).encode()
+        + b"\n",
+    )
     return 0
 
 
