@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
+from repeatable import examples
 
 import onnxtune
 from onnxtune.export import native
@@ -26,18 +27,6 @@ KEYS: dict[str, Any] = {"int64": np.int64, "float": np.float32, "double": np.flo
 BIG = 2**62
 WORDS = st.sampled_from(["", "a", "no", "yes", "é"])
 SHAPES = st.sampled_from([(5,), (3, 2), (1, 1), (0, 2), (2, 2, 3)])
-
-
-def examples(count: int) -> Any:
-    """The same examples in every run, so that a failure is one of the code."""
-    slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(
-        max_examples=count,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=slow,
-    )
 
 
 def numbers(dtype: Any) -> st.SearchStrategy[Any]:

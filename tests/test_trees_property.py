@@ -25,8 +25,9 @@ from forests import (
     regressor,
     without_leaf_roots,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from repeatable import examples
 
 import onnxtune
 from onnxtune.export import native
@@ -44,18 +45,6 @@ MODES = [
 LINKS = ["NONE", "LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO", "PROBIT"]
 AGGREGATES = ["SUM", "AVERAGE", "MIN", "MAX"]
 ROWS = 48
-
-
-def examples(count: int) -> Any:
-    """The same examples in every run, so that a failure is one of the code."""
-    slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(
-        max_examples=count,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=slow,
-    )
 
 
 @dataclass(frozen=True)
