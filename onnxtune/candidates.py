@@ -75,7 +75,6 @@ class Task:
         trained: names of the tensors to train.
         court: judges what comes of it.
         temperature: of soft gates; None to choose it on the validation rows.
-        own_rate: whether the learning rates of all were given.
         fold: which of the turns it is, from 1.
         turns: how many times it will all be done.
         random: whether to start from random numbers.
@@ -90,7 +89,6 @@ class Task:
     trained: list[str]
     court: Court
     temperature: float | None
-    own_rate: bool
     fold: int
     turns: int
     random: bool
@@ -98,6 +96,11 @@ class Task:
     augmentation: Augmentation | None = None
     checkpoint: Checkpoint | None = None
     own_rates: frozenset[str] = frozenset()
+
+    @property
+    def own_rate(self) -> bool:
+        """Whether the learning rates of all tensors were given."""
+        return self.own_rates.issuperset(self.trained)
 
 
 @dataclass(frozen=True)

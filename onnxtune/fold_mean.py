@@ -33,18 +33,19 @@ class FoldMean:
     def add(self, court: Court, candidates: Iterable[Candidate]) -> None:
         """The candidates of one fold more."""
         found = {candidate.name: candidate for candidate in candidates}
+        own = _own(court, found.values())
         if not self._folds:
             self._links = {name: _links(one) for name, one in found.items()}
             self._sums = {
-                name: {key: value.astype(np.float64) for key, value in _own(court, one).items()}
-                for name, one in found.items()
+                name: {key: value.astype(np.float64) for key, value in tensors.items()}
+                for name, tensors in own.items()
             }
         self._folds += 1
         if self._folds == 1:
             return
         for name, sums in list(self._sums.items()):
             other = found.get(name)
-            tensors = {} if other is None else _own(court, other)
+            tensors = own.get(name, {})
             if other is None or _links(other) != self._links[name] or not _fit(sums, tensors):
                 del self._sums[name]
                 continue
@@ -59,7 +60,8 @@ class FoldMean:
         sums = self._sums.get(candidate.name)
         if self._folds < 2 or sums is None:
             return candidate
-        types = {key: value.dtype for key, value in _own(court, candidate).items()}
+        own = _own(court, [candidate])[candidate.name]
+        types = {key: value.dtype for key, value in own.items()}
         tensors = {key: np.asarray(sums[key] / self._folds, types[key]) for key in sums}
         # Soft gates are as wide as the first fold chose.
         mean = replace(court, temperature=candidate.temperature).judge(
@@ -68,10 +70,17 @@ class FoldMean:
         return Candidate(**vars(mean) | {"verdict": candidate.verdict, "losses": candidate.losses})
 
 
-def _own(court: Court, candidate: Candidate) -> dict[str, Array]:
-    """All learned numbers of a candidate, those that it leaves as they are in its model too."""
-    held = court.learned(candidate.prepared)
-    return {name: tensor.value for name, tensor in held.items()} | candidate.tensors
+def _own(court: Court, candidates: Iterable[Candidate]) -> dict[str, dict[str, Array]]:
+    """All learned numbers by candidate, those that it leaves as they are in its model too."""
+    held: dict[int, dict[str, Array]] = {}  # by the model, which candidates share
+    found = {}
+    for candidate in candidates:
+        prepared = candidate.prepared
+        if id(prepared) not in held:
+            learned = court.learned(prepared)
+            held[id(prepared)] = {name: tensor.value for name, tensor in learned.items()}
+        found[candidate.name] = held[id(prepared)] | candidate.tensors
+    return found
 
 
 def _links(candidate: Candidate) -> dict[str, str]:

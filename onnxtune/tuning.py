@@ -302,7 +302,6 @@ def tune(
                         allowed_loss=ALLOWED_LOSS if max_size < 1 else 0.0,
                     ),
                     temperature=None if temperature == "auto" else width,
-                    own_rate=own_rates.issuperset(trained),
                     fold=fold,
                     turns=len(parts),
                     random=init == "random",

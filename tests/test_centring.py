@@ -190,7 +190,6 @@ def started(freeze: bool) -> tuple[Any, Any]:
         trained,
         court,
         None,
-        own_rate=False,
         fold=1,
         turns=1,
         random=False,
