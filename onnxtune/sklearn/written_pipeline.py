@@ -87,6 +87,8 @@ def write_back(fitted_pipeline: Any, result: TuneResult | ModelLike) -> Any:
             except UnsupportedError as error:
                 problems.add(step, f"{error}")
     again = export_steps(written, input_types(after), match.exact)
+    for node, what in difference(match.export.proto, again.proto).others.items():
+        problems.changed(node, match.export.owners.get(node), what)
     for key in _unlike(match, again.proto):
         problems.left(match.key_of[key], match.export.owners.get(key[0]))
     problems.check()

@@ -32,7 +32,7 @@ def write_trees(
         factor: of the values of leaves.
         shares: leaves hold shares of classes; of one of two, the other has the rest.
     """
-    nodes, limits = moved.thresholds
+    nodes, limits, _ = moved.thresholds
     for number, chosen in by_tree(roots, nodes):
         trees[number].threshold[nodes[chosen] - roots[number]] = limits[chosen]
     leaves, columns, values = moved.leaves

@@ -45,7 +45,7 @@ def _write_histograms(step: Any, part: Part) -> None:
         ]
         own = joined(children)
         moved = moved_numbers(node, changes, own)
-        nodes, limits = moved.thresholds
+        nodes, limits, _ = moved.thresholds
         for number, chosen in by_tree(own.roots, nodes):
             at = nodes[chosen] - own.roots[number]
             predictors[number].nodes["num_threshold"][at] = widest(limits[chosen])

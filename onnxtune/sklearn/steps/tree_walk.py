@@ -6,6 +6,7 @@ Converters number nodes as they like; the way from the root is the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -38,12 +39,12 @@ class Moved:
     """Tuned numbers in the library's numbering.
 
     Attributes:
-        thresholds: the nodes whose threshold changed, and the float that `<=`, or for XGBoost `<`,
-            compares with.
+        thresholds: the nodes whose threshold changed, the number that `<=`, or for XGBoost `<`,
+            compares with, and whether missing values pass the test.
         leaves: the leaves of which a value changed, its column, and the value.
     """
 
-    thresholds: tuple[Array, Array]
+    thresholds: tuple[Array, Array, Array]
     leaves: tuple[Array, Array, Array]
 
 
@@ -74,11 +75,12 @@ def moved_numbers(node: onnx.NodeProto, changes: dict[str, Change], own: OwnTree
     owner = np.full(len(held["nodes_nodeids"]), -1)
     owner[place_of] = np.arange(len(place_of))
     at = np.zeros(0, np.int64)
-    thresholds, leaves = (at, np.zeros(0)), (at, at, np.zeros(0))
+    thresholds, leaves = (at, np.zeros(0), at), (at, at, np.zeros(0))
     change = changes.get("nodes_values")
     if change is not None:
         moved = np.flatnonzero(change.moved)
-        thresholds = owner[moved], change.after[moved]
+        missing = held.get("nodes_missing_value_tracks_true") or np.zeros(len(owner))
+        thresholds = owner[moved], change.after[moved], np.asarray(missing, bool)[moved]
     votes = "class" if "class_ids" in held else "target"
     change = changes.get(f"{votes}_weights")
     if change is not None:
@@ -89,7 +91,7 @@ def moved_numbers(node: onnx.NodeProto, changes: dict[str, Change], own: OwnTree
     return Moved(thresholds, leaves)
 
 
-def _places(held: dict[str, Array], own: OwnTrees) -> Array:
+def _places(held: dict[str, Any], own: OwnTrees) -> Array:
     """[N] where in the operator's lists each of the library's nodes stands."""
     trees = np.asarray(held["nodes_treeids"])
     inner = np.array([mode != b"LEAF" for mode in held["nodes_modes"]])
@@ -97,16 +99,17 @@ def _places(held: dict[str, Array], own: OwnTrees) -> Array:
         np.where(inner, _find(held, trees, np.asarray(held[f"nodes_{side}nodeids"]), inner), _NO_CHILD)
         for side in ("true", "false")
     )
+    false = _behind_chains(held, true, false)
     _, roots = np.unique(trees, return_index=True)
     if len(roots) != len(own.roots):
-        raise UnsupportedError(f"it has {len(own.roots)} trees, and the graph {len(roots)}")
+        raise UnsupportedError(f"it has {len(own.roots)} trees, and the graph {len(roots)}.")
     found = np.full(len(own.left), -1)
     mine, theirs = own.roots, roots
     while len(mine):
         found[mine] = theirs
         deeper = own.left[mine] >= 0
         if (deeper != inner[theirs]).any():
-            raise UnsupportedError("its trees are not those of the graph: tests for categories, say")
+            raise UnsupportedError("its trees are not those of the graph.")
         mine, theirs = mine[deeper], theirs[deeper]
         mine, theirs = (
             np.concatenate([own.left[mine], own.right[mine]]),
@@ -115,7 +118,20 @@ def _places(held: dict[str, Array], own: OwnTrees) -> Array:
     return found
 
 
-def _find(held: dict[str, Array], trees: Array, nodes: Array, asked: Array | None = None) -> Array:
+def _behind_chains(held: dict[str, Any], true: Array, false: Array) -> Array:
+    """The false children, for the first of a chain of tests for categories that of its last.
+
+    A library's test for a set is one test in the graph for each category, all with one true child.
+    """
+    equal = np.array([mode == b"BRANCH_EQ" for mode in held["nodes_modes"]])
+    while True:
+        on = equal & equal[false] & (true == true[false])
+        if not on.any():
+            return false
+        false = np.where(on, false[false], false)
+
+
+def _find(held: dict[str, Any], trees: Array, nodes: Array, asked: Array | None = None) -> Array:
     """Where in the operator's lists a node of a tree stands."""
     all_trees, all_nodes = np.asarray(held["nodes_treeids"]), np.asarray(held["nodes_nodeids"])
     span = int(all_nodes.max()) + 1
