@@ -46,8 +46,8 @@ def scaled(
 ) -> OnnxModule | None:
     """The model with its scores multiplied by the factor that validates best.
 
-    A forest that votes with probabilities moves to logits, if it may. None where a factor means nothing to
-    the loss, where the scores do not come of trained tensors alone, or where 1 is best.
+    A forest that votes with probabilities moves to logits, if it may. None where a factor means
+    nothing to the loss, where the scores do not come of trained tensors alone, or where 1 is best.
     """
     rows = court.rows(module, ["hard"])
     loss = court.settings_for(module).loss

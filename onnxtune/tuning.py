@@ -261,7 +261,8 @@ def tune(
             "batch_size": batch_size, "lr": lr, "freeze": freeze, "patience": patience,
             "valid": None if apart is not None else valid, "class_weight": class_weight,
             "sampling": sampling, "noise": noise, "augment": augment, "order": order,
-            "clip": clip, "precision": precision, "device": str(problem.device), "only_numbers": only_numbers,
+            "clip": clip, "precision": precision, "device": str(problem.device),
+            "only_numbers": only_numbers,
         }  # fmt: skip
         identity = {
             "model": prepared.source.fingerprint,

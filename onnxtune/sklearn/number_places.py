@@ -60,9 +60,9 @@ def differs(before: Array, after: Array) -> Array:
 def places(proto: onnx.ModelProto) -> dict[Key, Place]:
     """Every list and tensor of floats, in the order of the nodes.
 
-    An initializer that several nodes read counts for the first.
+    An initializer that several nodes read has a place in each: skl2onnx keeps equal numbers once.
     """
-    held = {t.name: t for t in proto.graph.initializer}
+    held = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer if _is_float(t)}
     found: dict[Key, Place] = {}
     for node, name in zip(proto.graph.node, node_names(proto.graph), strict=True):
         for attribute in node.attribute:
@@ -71,11 +71,9 @@ def places(proto: onnx.ModelProto) -> dict[Key, Place]:
                 role = attribute.name.removesuffix("_as_tensor")
                 found[name, role] = Place(node.op_type, role, values)
         for number, value in enumerate(node.input):
-            tensor = held.pop(value, None)
-            if tensor is not None and _is_float(tensor):
+            if value in held:
                 role = f"input {number}"
-                array = numpy_helper.to_array(tensor)
-                found[name, role] = Place(node.op_type, role, array, tensor.name)
+                found[name, role] = Place(node.op_type, role, held[value], value)
     return found
 
 
@@ -83,9 +81,14 @@ def difference(before: onnx.ModelProto, after: onnx.ModelProto) -> Difference:
     """What is not the same in two versions of a graph, node by node."""
     old, new = places(before), places(after)
     kept, there = _nodes(before), _nodes(after)
-    others = {name: f"is {_told(node)}" for name, node in there.items() if name not in kept}
+    # skl2onnx may call values, and equal numbers that it keeps once, otherwise the next time.
+    held = {t.name for proto in (before, after) for t in proto.graph.initializer}
+    same = dict.fromkeys(held, "")
+    for name in kept.keys() & there.keys():
+        same |= dict(zip(there[name].output, kept[name].output, strict=False))
+    others = {name: f"was added ({n.op_type})" for name, n in there.items() if name not in kept}
     for name, node in kept.items():
-        found = _apart(node, there.get(name))
+        found = _apart(node, there.get(name), same)
         if found is not None:
             others[name] = found
     changes = {}
@@ -136,21 +139,28 @@ def _nodes(proto: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     return dict(zip(node_names(proto.graph), proto.graph.node, strict=True))
 
 
-def _told(node: onnx.NodeProto) -> str:
-    return f"a {node.op_type} that was added"
+def _apart(
+    before: onnx.NodeProto, after: onnx.NodeProto | None, same: dict[str, str]
+) -> str | None:
+    """What of two nodes is not the same, but for their numbers; None for nothing.
 
-
-def _apart(before: onnx.NodeProto, after: onnx.NodeProto | None) -> str | None:
-    """What of two nodes is not the same, but for their numbers; None for nothing."""
+    Args:
+        before: the node.
+        after: the node that is called so afterwards.
+        same: what values of `after` were called; "" for all initializers.
+    """
     if after is None or after.op_type != before.op_type:
         return "was replaced by other nodes"
-    if list(before.input) != list(after.input) or list(before.output) != list(after.output):
-        return "reads or makes other values"
+    was = ["" if same.get(name) == "" else name for name in before.input]
+    if [same.get(name, name) for name in after.input] != was:
+        return "reads other values"
     old, new = ({a.name: a for a in node.attribute} for node in (before, after))
     for name in sorted(old.keys() | new.keys()):
         first, second = old.get(name), new.get(name)
-        if first is not None and second is not None and _numbers(first) is not None:
-            continue
+        if first is not None and second is not None:
+            graph = first.type == onnx.AttributeProto.GRAPH  # which tuning leaves as it is
+            if graph or _numbers(first) is not None:
+                continue
         if first != second:
             return f"has another {name}"
     return None

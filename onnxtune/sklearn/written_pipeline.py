@@ -90,7 +90,7 @@ def write_back(fitted_pipeline: Any, result: TuneResult | ModelLike) -> Any:
     for node, what in difference(match.export.proto, again.proto).others.items():
         problems.changed(node, match.export.owners.get(node), what)
     for key in _unlike(match, again.proto):
-        problems.left(match.key_of[key], match.export.owners.get(key[0]))
+        problems.left(match.key_of.get(key, key), match.export.owners.get(key[0]))
     problems.check()
     return written
 
@@ -137,9 +137,7 @@ class _Match:
         return found
 
 
-def _matched(
-    pipeline: Any, before: onnx.ModelProto | None, after: onnx.ModelProto
-) -> _Match:
+def _matched(pipeline: Any, before: onnx.ModelProto | None, after: onnx.ModelProto) -> _Match:
     """The export of the pipeline in which everything that changed is found, if there is one."""
     matches = []
     for exact in (False, True) if converters.scales(pipeline) else (False,):
@@ -171,7 +169,7 @@ def _unlike(match: _Match, written: onnx.ModelProto) -> list[Key]:
         held = now.get(key)
         if held is None or held.values.shape != wanted.shape or _is_off(place, wanted, held.values):
             wrong.append(key)
-    return [key for key in wrong if key in match.key_of]
+    return wrong
 
 
 def _is_off(place: Place, wanted: Array, held: Array) -> bool:

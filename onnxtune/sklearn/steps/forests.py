@@ -14,15 +14,15 @@ from rewrites.core.rewrite import Array
 def _write(step: Any, part: Part) -> None:
     trees = [member.tree_ for member in getattr(step, "estimators_", [step])]
     classifier = hasattr(step, "classes_")
+    if classifier and step.n_outputs_ > 1:  # exported as something else than trees of votes
+        return
     for node, changes in part.trees():
         own = joined([(tree.children_left, tree.children_right) for tree in trees])
         moved = moved_numbers(node, changes, own)
         write_trees(trees, own.roots, moved, float(len(trees)), classifier)
 
 
-def write_trees(
-    trees: list[Any], roots: Array, moved: Moved, factor: float, shares: bool
-) -> None:
+def write_trees(trees: list[Any], roots: Array, moved: Moved, factor: float, shares: bool) -> None:
     """Put tuned numbers into scikit-learn's trees.
 
     Args:

@@ -10,6 +10,7 @@ from onnxtune.sklearn.number_places import Change
 from onnxtune.sklearn.steps.forests import by_tree, write_trees
 from onnxtune.sklearn.steps.step import Part, Step, put
 from onnxtune.sklearn.steps.tree_walk import joined, moved_numbers, widest
+from rewrites.core.rewrite import Array
 
 
 def _write(step: Any, part: Part) -> None:
@@ -36,14 +37,7 @@ def _start(step: Any, change: Change) -> None:
 def _write_histograms(step: Any, part: Part) -> None:
     predictors = [tree for stage in step._predictors for tree in stage]
     for node, changes in part.trees():
-        children = [
-            tuple(
-                np.where(tree.nodes["is_leaf"] == 1, -1, tree.nodes[side].astype(np.int64))
-                for side in ("left", "right")
-            )
-            for tree in predictors
-        ]
-        own = joined(children)
+        own = joined([_children(tree.nodes) for tree in predictors])
         moved = moved_numbers(node, changes, own)
         nodes, limits, _ = moved.thresholds
         for number, chosen in by_tree(own.roots, nodes):
@@ -55,6 +49,15 @@ def _write_histograms(step: Any, part: Part) -> None:
             predictors[number].nodes["value"][at] = values[chosen]
         start = changes.get("base_values")
         step._baseline_prediction = put(step._baseline_prediction, start)
+
+
+def _children(nodes: Array) -> tuple[Array, Array]:
+    """Left and right of each node; -1 in leaves."""
+    left, right = (
+        np.where(nodes["is_leaf"] == 1, -1, nodes[side].astype(np.int64))
+        for side in ("left", "right")
+    )
+    return left, right
 
 
 STEPS = (

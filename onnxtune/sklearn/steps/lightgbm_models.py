@@ -77,7 +77,9 @@ class _Tree:
         A tree that met no missing values takes them for 0, which a threshold may have passed.
         """
         held, kinds = self._values("threshold"), self._values("decision_type")
-        for node, limit, left in zip(nodes.tolist(), limits.tolist(), missing.tolist(), strict=True):
+        for node, limit, left in zip(
+            nodes.tolist(), limits.tolist(), missing.tolist(), strict=True
+        ):
             held[node] = repr(float(limit))
             kind = int(kinds[node])
             if kind & _MISSING == 0:

@@ -14,7 +14,7 @@ from onnxtune.sklearn.steps.step import Step
 @cache
 def all_steps() -> dict[tuple[str, str], Step]:
     """(package, class) -> the family."""
-    found = {}
+    found: dict[tuple[str, str], Step] = {}
     for module in pkgutil.iter_modules(steps.__path__):
         loaded = importlib.import_module(f"{steps.__name__}.{module.name}")
         for step in getattr(loaded, "STEPS", ()):

@@ -52,10 +52,9 @@ def joined(parts: list[tuple[Array, Array]]) -> OwnTrees:
     """Trees from the (left, right) children of each, -1 in leaves."""
     sizes = np.array([len(left) for left, _ in parts])
     roots = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    left, right = (
-        np.concatenate([np.where(p[side] < 0, _NO_CHILD, p[side] + r) for p, r in zip(parts, roots, strict=True)])
-        for side in (0, 1)
-    )
+    starts = np.repeat(roots, sizes)
+    left, right = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
+    left, right = (np.where(child < 0, _NO_CHILD, child + starts) for child in (left, right))
     return OwnTrees(left, right, roots)
 
 
@@ -85,9 +84,10 @@ def moved_numbers(node: onnx.NodeProto, changes: dict[str, Change], own: OwnTree
     change = changes.get(f"{votes}_weights")
     if change is not None:
         moved = np.flatnonzero(change.moved)
-        trees, nodes = (np.asarray(held[f"{votes}_{name}"])[moved] for name in ("treeids", "nodeids"))
-        place = _find(held, trees, nodes)
-        leaves = owner[place], np.asarray(held[f"{votes}_ids"])[moved], change.after[moved]
+        trees, nodes, columns = (
+            np.asarray(held[f"{votes}_{name}"])[moved] for name in ("treeids", "nodeids", "ids")
+        )
+        leaves = owner[_find(held, trees, nodes)], columns, change.after[moved]
     return Moved(thresholds, leaves)
 
 
@@ -96,7 +96,7 @@ def _places(held: dict[str, Any], own: OwnTrees) -> Array:
     trees = np.asarray(held["nodes_treeids"])
     inner = np.array([mode != b"LEAF" for mode in held["nodes_modes"]])
     true, false = (
-        np.where(inner, _find(held, trees, np.asarray(held[f"nodes_{side}nodeids"]), inner), _NO_CHILD)
+        np.where(inner, _find(held, trees, np.asarray(held[f"nodes_{side}nodeids"])), _NO_CHILD)
         for side in ("true", "false")
     )
     false = _behind_chains(held, true, false)
@@ -131,7 +131,7 @@ def _behind_chains(held: dict[str, Any], true: Array, false: Array) -> Array:
         false = np.where(on, false[false], false)
 
 
-def _find(held: dict[str, Any], trees: Array, nodes: Array, asked: Array | None = None) -> Array:
+def _find(held: dict[str, Any], trees: Array, nodes: Array) -> Array:
     """Where in the operator's lists a node of a tree stands."""
     all_trees, all_nodes = np.asarray(held["nodes_treeids"]), np.asarray(held["nodes_nodeids"])
     span = int(all_nodes.max()) + 1

@@ -66,4 +66,6 @@ def _start(learner: dict[str, Any], change: Change) -> None:
     known["base_score"] = json.dumps(written if listed else written[0])
 
 
-STEPS = (Step("xgboost", ("XGBClassifier", "XGBRFClassifier", "XGBRFRegressor", "XGBRegressor"), _write),)
+STEPS = (
+    Step("xgboost", ("XGBClassifier", "XGBRFClassifier", "XGBRFRegressor", "XGBRegressor"), _write),
+)
