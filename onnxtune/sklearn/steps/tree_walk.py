@@ -142,12 +142,14 @@ def _find(held: dict[str, Any], trees: Array, nodes: Array) -> Array:
 
 
 def widest(threshold: Array) -> Array:
-    """The largest double that is rounded to no more than a float32.
+    """The largest double that is rounded to no more than a float32; doubles as they are.
 
     `x <= t` for x in float32 is the same as `x <= widest(t)` for x in float64: who compares doubles
     answers as an ONNX runtime that has rounded the row.
     """
-    low = np.asarray(threshold, np.float32)
+    if threshold.dtype != np.float32:
+        return threshold
+    low = threshold
     middle = (low.astype(np.float64) + np.nextafter(low, np.float32(np.inf)).astype(np.float64)) / 2
     even = low.view(np.uint32) % 2 == 0  # a tie is rounded to the even of the two
     return np.where(np.isfinite(middle), np.where(even, middle, np.nextafter(middle, -np.inf)), low)
