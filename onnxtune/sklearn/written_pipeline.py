@@ -186,9 +186,10 @@ def _is_off(place: Place, wanted: Array, held: Array) -> bool:
     if place.role == "base_values" and wanted.size > 2:
         # A softmax does not see what all classes have in common.
         wanted, held = wanted - wanted.mean(), held - held.mean()
-    size = np.sqrt(np.mean(np.square(wanted), where=np.isfinite(wanted)))
-    apart = np.abs(wanted - held) > _TOLERANCE * np.maximum(np.abs(wanted), size)
-    return bool((apart & differs(wanted, held)).any())
+    finite = wanted[np.isfinite(wanted)]
+    size = np.sqrt(np.mean(np.square(finite))) if finite.size else 0.0
+    near = np.abs(wanted - held) <= _TOLERANCE * np.maximum(np.abs(wanted), size)
+    return bool((~near & differs(wanted, held)).any())
 
 
 def _titles(pipeline: Any) -> dict[int, str]:

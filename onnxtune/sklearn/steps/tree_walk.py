@@ -152,4 +152,5 @@ def widest(threshold: Array) -> Array:
     low = threshold
     middle = (low.astype(np.float64) + np.nextafter(low, np.float32(np.inf)).astype(np.float64)) / 2
     even = low.view(np.uint32) % 2 == 0  # a tie is rounded to the even of the two
-    return np.where(np.isfinite(middle), np.where(even, middle, np.nextafter(middle, -np.inf)), low)
+    last = np.where(even, middle, np.nextafter(middle, -np.inf))
+    return np.where(np.isfinite(low), last, low)
