@@ -25,8 +25,9 @@ def _write(step: Any, part: Part) -> None:
     kernel = changed("kernel_params")
     if kernel is not None and kernel.moved[0]:
         step._gamma = float(kernel.after[0])
-    step._probA = put(step._probA, changed("prob_a"))
-    step._probB = put(step._probB, changed("prob_b"))
+    for name, role in (("_probA", "prob_a"), ("_probB", "prob_b")):
+        if changed(role) is not None:
+            setattr(step, name, put(getattr(step, name), changed(role)))
 
 
 STEPS = (Step("sklearn", ("NuSVC", "NuSVR", "OneClassSVM", "SVC", "SVR"), _write),)
