@@ -50,7 +50,7 @@ from written_rows import (
 )
 
 import onnxtune
-from onnxtune.runtime import run
+from onnxtune.runtime import input_types, run
 from onnxtune.sklearn import write_back
 from onnxtune.sklearn.steps.registry import all_steps
 from onnxtune.sklearn.steps.tree_walk import widest
@@ -185,6 +185,31 @@ def test_lightgbm_with_categories_missing_values_and_an_early_end() -> None:
     model = onnxtune.to_onnx(stopped)
     written = check(stopped, model, moved(model), rows_like(HOLES))
     assert written.best_iteration_ == stopped.best_iteration_
+
+
+def test_a_probability_of_about_a_half_in_xgboost() -> None:
+    """It is held in float32, of which a logit near 0 has few digits; the answers have all."""
+    xgboost = pytest.importorskip("xgboost")
+    pytest.importorskip("onnxmltools")
+    fitted = xgboost.XGBClassifier(n_estimators=5, base_score=0.501, n_jobs=1).fit(X, TWO)
+    model = onnxtune.to_onnx(fitted)
+    tuned = moved(model, 0.01)
+    base = {a.name: a.floats for a in tuned.graph.node[0].attribute}["base_values"]
+    assert abs(base[0]) < 0.05
+    check(fitted, model, tuned, rows_like(X))
+
+
+def test_lightgbm_in_doubles() -> None:
+    """Dates in seconds, of which float32 holds every 128th."""
+    lightgbm = pytest.importorskip("lightgbm")
+    pytest.importorskip("onnxmltools")
+    rng = np.random.default_rng(2)
+    rows = np.c_[1.7e9 + rng.integers(0, 300, 400), rng.normal(size=400)]
+    target = ((rows[:, 0] % 300 > 140) ^ (rows[:, 1] > 0)).astype(int)
+    fitted = lightgbm.LGBMClassifier(n_estimators=5, verbose=-1, n_jobs=1).fit(rows, target)
+    model = onnxtune.to_onnx(fitted, rows)
+    assert input_types(model)[0].kind == "tensor(double)"
+    check(fitted, model, moved(model), rows)
 
 
 def test_missing_values_go_where_they_went_in_lightgbm() -> None:

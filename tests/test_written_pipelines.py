@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from moved_numbers import moved
 from skl2onnx import to_onnx as skl2onnx_to_onnx
+from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.datasets import make_classification
@@ -68,7 +69,7 @@ from written_rows import (
 
 import onnxtune
 from onnxtune.errors import ArgumentError, ModelError, UnsupportedError
-from onnxtune.runtime import run
+from onnxtune.runtime import input_types, run
 from onnxtune.sklearn import write_back
 from onnxtune.tuner import Tuner
 
@@ -177,6 +178,26 @@ def test_columns_of_a_table_by_their_names() -> None:
     large = table.iloc[rng.integers(count, size=ROWS)].reset_index(drop=True)
     large["age"] += rng.normal(0, 1, ROWS).astype(np.float32)
     check(fitted, model, moved(model), large)
+
+
+DOUBLES = {
+    "a forest": (make_pipeline(StandardScaler(), forest()), ["Sub", "Div"]),
+    "linear": (make_pipeline(StandardScaler(), Ridge()), ["Sub", "Div", "MatMul", "Add"]),
+}
+
+
+@pytest.mark.parametrize("name", DOUBLES)
+def test_pipelines_that_need_doubles(name: str) -> None:
+    """Dates in seconds, of which float32 holds every 128th."""
+    pipeline, operators = DOUBLES[name]
+    rng = np.random.default_rng(2)
+    rows = np.c_[1.7e9 + rng.integers(0, 300, 400), rng.normal(size=400)]
+    target = ((rows[:, 0] % 300 > 140) ^ (rows[:, 1] > 0)).astype(int)
+    fitted = clone(pipeline).fit(rows, target)
+    model = onnxtune.to_onnx(fitted, rows)
+    assert input_types(model)[0].kind == "tensor(double)"
+    assert [node.op_type for node in model.graph.node][: len(operators)] == operators
+    check(fitted, model, moved(model, 0.01), rows)
 
 
 def test_weights_of_words() -> None:
@@ -311,7 +332,7 @@ def test_copies_of_trees_and_added_nodes() -> None:
     fitted = RandomForestRegressor(4, max_depth=4, random_state=0).fit(X[:200], Y[:200] / 2)
     result = onnxtune.tune(fitted, X, Y, epochs=3, threads=1, max_size=0.5)
     assert result.accepted and result.report["size"] < 1
-    assert "more trees in the tuned model, or fewer; tune with max_size=1" in refusal(
+    assert "other trees in the tuned model, more or fewer; tune with max_size=1" in refusal(
         fitted, result
     )
     logged = make_pipeline(StandardScaler(), Ridge(500.0)).fit(X[:200], Y[:200] / 4)

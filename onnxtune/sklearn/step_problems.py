@@ -13,7 +13,7 @@ _LOGITS = (
     "its probabilities became logits in front of a link that it does not have; tune with "
     "only_numbers=True."
 )
-_TREES = "it has more trees in the tuned model, or fewer; tune with max_size=1."
+_TREES = "it has other trees in the tuned model, more or fewer; tune with max_size=1."
 
 _ADDED = "no step holds it; tune without companion and target_transform."
 _FOREIGN = "it is not what was tuned: another pipeline, or fitted anew since"

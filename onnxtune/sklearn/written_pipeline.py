@@ -61,9 +61,9 @@ def write_back(fitted_pipeline: Any, result: TuneResult | ModelLike) -> Any:
         An estimator of the same class.
 
     Raises:
-        UnsupportedError: tuning changed what a step cannot hold; every such step is named.
+        UnsupportedError: tuning changed what a step cannot hold, and every such step is named; or
+            the model is not in the native form.
         ModelError: the pipeline is not fitted, or the model unreadable.
-        ArgumentError: the model is not in the native form.
     """
     make_ready(fitted_pipeline)
     written = copy.deepcopy(fitted_pipeline)
@@ -75,17 +75,18 @@ def write_back(fitted_pipeline: Any, result: TuneResult | ModelLike) -> Any:
     problems = Problems(match.names, _titles(written))
     for node, what in match.found.others.items():
         problems.changed(node, match.owners.get(node), what)
-    for key in match.found.changes:
-        if key not in match.pairs:
-            problems.missing(key, match.owners.get(key[0]))
-    problems.check()
+    unknown = [key for key in match.found.changes if key not in match.pairs]
+    for key in unknown:
+        problems.missing(key, match.owners.get(key[0]))
+    if unknown:
+        problems.check()
     for step, part in match.parts():
         family = find(step)
         if family is not None:
             try:
                 family.write(step, part)
             except UnsupportedError as error:
-                problems.add(step, f"{error}")
+                problems.add(step, str(error))
     again = export_steps(written, input_types(after), match.exact)
     for node, what in difference(match.export.proto, again.proto).others.items():
         problems.changed(node, match.export.owners.get(node), what)
@@ -183,11 +184,13 @@ def _is_off(place: Place, wanted: Array, held: Array) -> bool:
             apart = ~(np.abs(wanted - held) <= rounded * np.abs(wanted))
         return bool((apart & differs(wanted, held)).any())
     wanted, held = wanted.astype(np.float64), held.astype(np.float64)
-    if place.role == "base_values" and wanted.size > 2:
-        # A softmax does not see what all classes have in common.
-        wanted, held = wanted - wanted.mean(), held - held.mean()
     finite = wanted[np.isfinite(wanted)]
     size = np.sqrt(np.mean(np.square(finite))) if finite.size else 0.0
+    if place.role == "base_values" and place.operator == "TreeEnsembleClassifier":
+        # These are logits, which some libraries hold as probabilities in float32.
+        size = max(size, 1.0)
+        if wanted.size > 2:  # a softmax does not see what all classes have in common
+            wanted, held = wanted - wanted.mean(), held - held.mean()
     near = np.abs(wanted - held) <= _TOLERANCE * np.maximum(np.abs(wanted), size)
     return bool((~near & differs(wanted, held)).any())
 
