@@ -82,6 +82,7 @@ class Task:
         augmentation: what is done to them in each epoch.
         checkpoint: where the state of every training is kept.
         own_rates: names of the tensors whose learning rates were given.
+        only_numbers: whether links stay as they are.
     """
 
     problem: Problem
@@ -96,6 +97,7 @@ class Task:
     augmentation: Augmentation | None = None
     checkpoint: Checkpoint | None = None
     own_rates: frozenset[str] = frozenset()
+    only_numbers: bool = False
 
     @property
     def own_rate(self) -> bool:
@@ -132,7 +134,8 @@ def candidates(task: Task, routing: TuneRouting, max_size: float) -> Run:
         OnnxTuneError: the loss is no longer a number.
     """
     court, start, size, teacher = task.court, task.problem.original, 1.0, None
-    better = None if task.random else scaled(court, start, task.trained)
+    logits = not task.only_numbers
+    better = None if task.random else scaled(court, start, task.trained, logits)
     known = not task.random and known_by_heart(court, start)
     found: list[Candidate] = []
     if max_size < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from textwrap import shorten
 from typing import Any
@@ -34,21 +34,28 @@ _TENSOR_TYPES = {
 }
 
 
-def convert(estimator: Any, inputs: list[ValueType], exact: bool = False) -> onnx.ModelProto:
+def convert(
+    estimator: Any,
+    inputs: list[ValueType],
+    exact: bool = False,
+    functions: Mapping[type, converters.Converter] | None = None,
+) -> onnx.ModelProto:
     """The estimator as ONNX, at opset 17 where skl2onnx can.
 
     Args:
         estimator: a fitted estimator, whose converters are registered.
         inputs: what the model is to take.
         exact: scalers compute in float64.
+        functions: converters in the place of skl2onnx's; those of `converters.replaced` without.
 
     Raises:
         UnsupportedError: a step has no converter.
     """
+    own = dict(converters.replaced(exact) if functions is None else functions)
     error: Exception | None = None
     for versions in _OPSETS:
         try:
-            return _finished(_converted(estimator, inputs, versions, exact), inputs, versions)
+            return _finished(_converted(estimator, inputs, versions, own), inputs, versions)
         except OnnxTuneError:
             raise
         except Exception as raised:  # converters raise anything, down to KeyError
@@ -106,14 +113,17 @@ def _has_infinite_thresholds(estimator: Any) -> bool:
 
 
 def _converted(
-    estimator: Any, inputs: list[ValueType], versions: dict[str, int], exact: bool
+    estimator: Any,
+    inputs: list[ValueType],
+    versions: dict[str, int],
+    functions: dict[type, converters.Converter],
 ) -> onnx.ModelProto:
     types = [(value.name, _TENSOR_TYPES[value.kind](list(value.shape or ()))) for value in inputs]
     arguments: dict[str, Any] = {
         "name": type(estimator).__name__,
         "initial_types": types,
         "target_opset": versions,
-        "custom_conversion_functions": dict(converters.replaced(exact)),
+        "custom_conversion_functions": functions,
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

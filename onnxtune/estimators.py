@@ -44,21 +44,9 @@ def to_onnx(
         UnsupportedError: a step has no converter, or a setting no right export.
         MissingDependencyError: the converter's package is not installed.
     """
-    name = type(estimator).__name__
     if on_mismatch not in ("error", "warn"):
         raise ArgumentError(f"on_mismatch '{on_mismatch}' is none of error, warn.")
-    try:
-        check_is_fitted(estimator)
-    except NotFittedError:
-        raise ModelError(f"{name} is not fitted: call fit first.") from None
-    except TypeError:
-        raise ModelError(
-            f"{name} has no fit: pass the fitted estimator (LGBMClassifier, say, and not its "
-            "Booster), or an ONNX file."
-        ) from None
-    check_can_answer(estimator)
-    boosting.register(estimator)
-    converters.register(estimator)
+    make_ready(estimator)
     if sample is None:
         boosting.check_settings(estimator)
         return convert(estimator, inputs_without_rows(estimator))
@@ -80,3 +68,26 @@ def to_onnx(
                 break
     report_mismatch(estimator, found, on_mismatch)
     return proto
+
+
+def make_ready(estimator: Any) -> None:
+    """Check that an estimator can be exported, and make its converters known.
+
+    Raises:
+        ModelError: not fitted, or it says nothing of new rows.
+        UnsupportedError: no export can stand for it.
+        MissingDependencyError: the converter's package is not installed.
+    """
+    name = type(estimator).__name__
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError:
+        raise ModelError(f"{name} is not fitted: call fit first.") from None
+    except TypeError:
+        raise ModelError(
+            f"{name} has no fit: pass the fitted estimator (LGBMClassifier, say, and not its "
+            "Booster), or an ONNX file."
+        ) from None
+    check_can_answer(estimator)
+    boosting.register(estimator)
+    converters.register(estimator)

@@ -41,17 +41,19 @@ _ROWS_OF_ANY_CLASS = 4
 _TOLERANCE = 1e-3
 
 
-def scaled(court: Court, module: OnnxModule, trained: Iterable[str]) -> OnnxModule | None:
+def scaled(
+    court: Court, module: OnnxModule, trained: Iterable[str], logits: bool = True
+) -> OnnxModule | None:
     """The model with its scores multiplied by the factor that validates best.
 
-    A forest that votes with probabilities moves to logits. None where a factor means nothing to
-    the loss, where the scores do not come of trained tensors alone, or where 1 is best.
+    A forest that votes with probabilities moves to logits, if it may. None where a factor means
+    nothing to the loss, where the scores do not come of trained tensors alone, or where 1 is best.
     """
     rows = court.rows(module, ["hard"])
     loss = court.settings_for(module).loss
     if loss.of_source:
         return _multiplied(court, module, rows, set(trained))
-    if loss.likelihood:
+    if loss.likelihood and logits:
         return _in_logits(court, module, rows, set(trained))
     return None
 

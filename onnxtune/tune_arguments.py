@@ -74,6 +74,18 @@ def check_seed(seed: Any) -> None:
         raise ArgumentError(f"seed must be a whole number from 0, not {seed!r}.")
 
 
+def check_only_numbers(only: bool, max_size: float, companion: bool) -> None:
+    """Refuse what changes more than numbers where nothing else may change.
+
+    Raises:
+        ArgumentError: a number of trees, or a network, that would.
+    """
+    if only and (max_size != 1 or companion):
+        raise ArgumentError(
+            "only_numbers keeps the graph as it is; leave max_size at 1, and companion out."
+        )
+
+
 def check_noise(noise: Any) -> None:
     """A number from 0.
 

@@ -13,7 +13,8 @@ DATA = "rows: a .csv, .parquet or .npz file, or a folder of .parquet files"
 # Options that go to `onnxtune.tune` as they are.
 PASSED = (
     "metrics", "loss", "target_transform", "sample_weight", "class_weight", "sampling", "noise",
-    "augment", "order", "routing", "temperature", "max_size", "companion", "init", "freeze",
+    "augment", "order", "routing", "temperature", "max_size", "companion",
+    "only_numbers", "init", "freeze",
     "epochs", "batch_size", "lr", "clip", "precision", "patience", "on_epoch", "checkpoint",
     "resume", "device", "threads", "seed",
 )  # fmt: skip
@@ -63,6 +64,8 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     add("--max-size", type=float, default=1, help="trees of the tuned model, over those of the "
         "original: 0.25 keeps a quarter, 4 allows copies (default: 1)")  # fmt: skip
     add("--companion", action="store_true", help="also try a small network beside the model")
+    add("--only-numbers", action="store_true",
+        help="nothing but numbers may change: no forest moves to logits")  # fmt: skip
     add("--init", choices=["model", "random"], default="model",
         help="random: a baseline from random numbers in the same graph")  # fmt: skip
 

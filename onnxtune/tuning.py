@@ -44,6 +44,7 @@ from onnxtune.tune_arguments import (
     check_callable,
     check_choice,
     check_noise,
+    check_only_numbers,
     check_positive,
     check_rate,
     check_seed,
@@ -85,6 +86,7 @@ def tune(
     temperature: float | Literal["auto"] = "auto",
     max_size: float = 1,
     companion: bool = False,
+    only_numbers: bool = False,
     init: Literal["model", "random"] = "model",
     freeze: str | Iterable[str] = (),
     epochs: int = 30,
@@ -142,6 +144,8 @@ def tune(
             thresholds may stand for a soft model; below 1 a part of the trees is kept, where it is
             sure to lose less than 2 %.
         companion: whether to try a small network beside the model, blended with it.
+        only_numbers: whether nothing but numbers may change, so that the result goes back into the
+            fitted pipeline: no forest moves to logits.
         init: "model", or "random": a baseline of the same graph from random numbers.
         freeze: globs of tensors that stay as they are, such as "scaler/*".
         epochs: passes over the rows at most.
@@ -177,6 +181,7 @@ def tune(
     check_seed(seed)
     check_choice("Routing", routing, ROUTINGS)
     check_choice("init", init, STARTS)
+    check_only_numbers(only_numbers, max_size, companion)
     check_choice("precision", precision, PRECISIONS)
     if sampling is not None:
         check_choice("sampling", sampling, SAMPLINGS)
@@ -257,6 +262,7 @@ def tune(
             "valid": None if apart is not None else valid, "class_weight": class_weight,
             "sampling": sampling, "noise": noise, "augment": augment, "order": order,
             "clip": clip, "precision": precision, "device": str(problem.device),
+            "only_numbers": only_numbers,
         }  # fmt: skip
         identity = {
             "model": prepared.source.fingerprint,
@@ -309,6 +315,7 @@ def tune(
                     augmentation=changes,
                     checkpoint=kept,
                     own_rates=own_rates,
+                    only_numbers=only_numbers,
                 )
 
             found = in_turns(task_of, parts, routing, float(max_size))
