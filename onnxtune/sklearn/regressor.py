@@ -1,0 +1,65 @@
+"""A tuned regressor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import RegressorMixin
+
+from onnxtune.errors import ModelError
+from onnxtune.runtime import output_types
+from onnxtune.sklearn.base import TunedEstimator
+from onnxtune.sklearn.inputs import checked_target
+from onnxtune.sklearn.serving import served
+
+Array = np.ndarray[Any, Any]
+
+
+class TunedRegressor(RegressorMixin, TunedEstimator):  # type: ignore[misc]
+    __doc__ = "A regressor."
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TunedRegressor:
+        """Fit, export and tune."""
+        rows = self._checked(X, y, reset=True)
+        target = checked_target(y, numbers=True)
+        self._fit(rows, target, self._weights(sample_weight, rows), classes=False)
+        return self
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> TunedRegressor:
+        """Go on tuning with further rows, each used once; the first call is a `fit`."""
+        if not self.__sklearn_is_fitted__():
+            return self.fit(X, y, sample_weight)
+        rows = self._checked(X, y, reset=False)
+        target = checked_target(y, numbers=True)
+        self._go_on(rows, target, self._weights(sample_weight, rows))
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """[N] float32 (or what the model holds), of several targets [N, K]."""
+        try:
+            ready = self._predictor
+        except AttributeError:
+            ready = None
+        outputs = self._outputs if ready is not None else []
+        found = None if ready is None else ready.quick(X, outputs)
+        values: Array = (self._answers(X, outputs) if found is None else found)[0]
+        return values.reshape(-1) if values.ndim == 2 and values.shape[1] == 1 else values
+
+    def _serve(self, content: bytes) -> None:
+        super()._serve(content)
+        self._outputs = [self.output or _number_output(content)]
+
+
+def _number_output(content: bytes) -> str:
+    """The first output of numbers.
+
+    Raises:
+        ModelError: there is none.
+    """
+    import onnx
+
+    for value in output_types(onnx.ModelProto.FromString(served(content))):
+        if value.is_float:
+            return value.name
+    raise ModelError("the model has no output of numbers: it is no regressor.")
