@@ -178,7 +178,8 @@ def _stacked(scores: Any) -> Array | None:
 def _differ(expected: list[Any], found: list[Any], name: str) -> tuple[Array, float]:
     """True for each row where an output is not what the estimator says, and the worst number."""
     rows = len(expected[0])
-    pairs, closest = [], np.full(rows, np.inf)
+    pairs: list[tuple[Array, Array]] = []
+    closest = np.full(rows, np.inf)
     for want, answer in zip(expected, found, strict=False):
         got = _stacked(answer)
         if want is None or got is None or got.size != want.size:

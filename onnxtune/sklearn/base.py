@@ -89,7 +89,9 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
             NotFittedError: there is none yet.
         """
         check_is_fitted(self)
-        return onnx.ModelProto.FromString(self._predictor.content)
+        proto = onnx.ModelProto()
+        proto.ParseFromString(self._predictor.content)
+        return proto
 
     def __sklearn_is_fitted__(self) -> bool:
         return "_predictor" in vars(self)
@@ -143,7 +145,7 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _take(self, found: Fitted) -> None:
         """Keep what a fit brought."""
-        vars(self).pop("_tuner", None)
+        self.__dict__.pop("_tuner", None)
         self.history_ = found.history
         self.report_ = found.report
         self.estimator_ = found.estimator
@@ -227,14 +229,28 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
 
     # Answering
 
-    def _answers(self, X: Any, outputs: list[str]) -> list[Any]:
-        """What the model puts out for rows that need a look.
+    def _outputs_for(self, X: Any, names: str) -> list[Any]:
+        """What the model puts out.
+
+        Args:
+            X: the rows.
+            names: the attribute with the names of the outputs.
 
         Raises:
             NotFittedError: there is no model yet.
             ValueError: they are no rows like those of the fit.
         """
-        check_is_fitted(self)
+        try:
+            ready = self._predictor
+        except AttributeError:
+            check_is_fitted(self)
+            raise
+        outputs = getattr(self, names)
+        found: list[Any] | None = ready.quick(X, outputs)
+        return self._looked_at(X, outputs) if found is None else found
+
+    def _looked_at(self, X: Any, outputs: list[str]) -> list[Any]:
+        """The same for rows that need a look."""
         ready = self._predictor
         rows = checked_rows(self, X, self._takes, reset=False)
         parts = [ready.run(feed, outputs) for feed in feeds(rows, ready.inputs, ready.finite)]

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 from sklearn.base import ClassifierMixin
 from sklearn.utils import compute_sample_weight, get_tags
-from sklearn.utils.metaestimators import available_if
 
 from onnxtune.classes import class_labels, label_outputs, score_output, scored_labels
 from onnxtune.errors import DataError, ModelError
+from onnxtune.sklearn.availability import available_if_known
 from onnxtune.sklearn.base import TunedEstimator
 from onnxtune.sklearn.inputs import checked_target, feeds
 from onnxtune.sklearn.labels import Classes, classes_of, classes_of_model
@@ -33,7 +33,7 @@ def _has_decisions(self: TunedClassifier) -> bool:
 
 
 class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
-    __doc__ = "A classifier."
+    """A classifier."""
 
     def __init__(
         self,
@@ -184,60 +184,72 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
     # Answering
 
     def predict(self, X: Any) -> Array:
-        """[N] labels; of several labels [N, K]."""
-        try:
-            found = self._predictor.quick(X, self._label)
-        except AttributeError:
-            if self.__sklearn_is_fitted__():
-                raise
-            found = None
-        if found is None:
-            found = self._answers(X, vars(self).get("_label", []))
-        labels: Array = found[0]
+        """[N] labels; of several targets [N, K].
+
+        Args:
+            X: [N, F] rows, or texts.
+
+        Raises:
+            NotFittedError: there is no model yet.
+            ValueError: they are no rows like those of the fit.
+        """
+        labels: Array = self._outputs_for(X, "_label")[0]
         if self._plain and labels.ndim == 1:
             return labels
         return self._classes.decoded(labels)
 
-    @available_if(_has_probabilities)
+    @available_if_known("_probable", _has_probabilities)
     def predict_proba(self, X: Any) -> Any:
-        """[N, K] the probabilities of the classes, in the order of `classes_`."""
-        return self._scores(X)
+        """[N, K] float32, in the order of `classes_`; of several targets a list of one for each.
 
-    @available_if(_has_probabilities)
+        Args:
+            X: [N, F] rows, or texts.
+
+        Raises:
+            NotFittedError: there is no model yet.
+            ValueError: they are no rows like those of the fit.
+        """
+        scores = self._outputs_for(X, "_score")[0]
+        if self._order is None and type(scores) is np.ndarray and scores.ndim == 2:
+            return scores
+        return self._ordered(scores)
+
+    @available_if_known("_probable", _has_probabilities)
     def predict_log_proba(self, X: Any) -> Any:
-        """Their logarithms."""
-        found = self._scores(X)
+        """Logarithms of `predict_proba`."""
+        found = self.predict_proba(X)
         with np.errstate(divide="ignore"):
             return list(map(np.log, found)) if isinstance(found, list) else np.log(found)
 
-    @available_if(_has_decisions)
+    @available_if_known("_decides", _has_decisions)
     def decision_function(self, X: Any) -> Array:
-        """[N] of two classes, [N, K] of more."""
-        found = self._scores(X)
+        """[N] of two classes, [N, K] of more: the scores of a model that has no probabilities.
+
+        Of one that has, the log odds of two classes, and the logarithms of more, centred.
+
+        Args:
+            X: [N, F] rows, or texts.
+
+        Raises:
+            NotFittedError: there is no model yet.
+            ValueError: they are no rows like those of the fit.
+        """
+        found = self._ordered(self._outputs_for(X, "_score")[0])
         if isinstance(found, list):
             raise DataError("a model of several targets has no decision function.")
         if self._probable:
-            found = np.log(np.maximum(found, _SMALLEST))
+            logs = np.log(np.maximum(found, _SMALLEST))
             if not self._classes.single:
-                return found - np.log(np.maximum(1 - np.exp(found), _SMALLEST))
-            if found.shape[1] == 2:
-                return np.asarray(found[:, 1] - found[:, 0])
-            return np.asarray(found - found.mean(axis=1, keepdims=True))
+                return np.asarray(logs - np.log(np.maximum(1 - found, _SMALLEST)))
+            if logs.shape[1] == 2:
+                return np.asarray(logs[:, 1] - logs[:, 0])
+            return np.asarray(logs - logs.mean(axis=1, keepdims=True))
         if found.shape[1] == 2 and self._classes.single:
             return np.asarray((found[:, 1] - found[:, 0]) / 2)
-        return found.reshape(-1) if found.shape[1] == 1 else found
+        return np.asarray(found.reshape(-1) if found.shape[1] == 1 else found)
 
-    def _scores(self, X: Any) -> Any:
-        """The scores as the model puts them out, in the order of `classes_`."""
-        try:
-            found = self._predictor.quick(X, self._score)
-        except AttributeError:
-            if self.__sklearn_is_fitted__():
-                raise
-            found = None
-        if found is None:
-            found = self._answers(X, vars(self).get("_score", []))
-        scores = found[0]
+    def _ordered(self, scores: Any) -> Any:
+        """Scores in the order of `classes_`."""
         if isinstance(scores, list) or scores.ndim == 3:  # of each target its own
             return list(scores)
         return scores if self._order is None else scores[:, self._order]

@@ -74,10 +74,21 @@ Export = Callable[[Any, Rows], onnx.ModelProto]
 
 
 def exported(estimator: Any, rows: Rows) -> onnx.ModelProto:
-    """A fitted estimator's model, held against it."""
-    from onnxtune.estimators import to_onnx
+    """A fitted estimator's model, held against it.
 
-    return to_onnx(estimator, rows_for_tuning(rows.X))
+    Rows that sit on a threshold may fall to its other side: of few rows they are soon many, and
+    the model is judged by what it says itself.
+
+    Raises:
+        OnnxTuneError: it has no right export.
+    """
+    from onnxtune.estimators import compared_export
+    from onnxtune.export_check import report_mismatch
+
+    proto, found = compared_export(estimator, rows_for_tuning(rows.X))
+    if found is not None and not found.ties:
+        report_mismatch(estimator, found, "error")
+    return proto
 
 
 def fit_and_tune(

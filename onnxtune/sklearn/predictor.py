@@ -136,7 +136,8 @@ _living: weakref.WeakSet[Predictor] = weakref.WeakSet()
 
 
 def _dtype_of(value: ValueType) -> np.dtype[Any] | None:
-    return {"tensor(float)": _SINGLE, "tensor(double)": _DOUBLE}.get(value.kind)
+    known: dict[str, np.dtype[Any]] = {"tensor(float)": _SINGLE, "tensor(double)": _DOUBLE}
+    return known.get(value.kind)
 
 
 def _forget_sessions() -> None:

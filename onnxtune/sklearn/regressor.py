@@ -17,7 +17,7 @@ Array = np.ndarray[Any, Any]
 
 
 class TunedRegressor(RegressorMixin, TunedEstimator):  # type: ignore[misc]
-    __doc__ = "A regressor."
+    """A regressor."""
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TunedRegressor:
         """Fit, export and tune."""
@@ -37,18 +37,12 @@ class TunedRegressor(RegressorMixin, TunedEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Array:
         """[N] float32 (or what the model holds), of several targets [N, K]."""
-        try:
-            ready = self._predictor
-        except AttributeError:
-            ready = None
-        outputs = self._outputs if ready is not None else []
-        found = None if ready is None else ready.quick(X, outputs)
-        values: Array = (self._answers(X, outputs) if found is None else found)[0]
+        values: Array = self._outputs_for(X, "_number")[0]
         return values.reshape(-1) if values.ndim == 2 and values.shape[1] == 1 else values
 
     def _serve(self, content: bytes) -> None:
         super()._serve(content)
-        self._outputs = [self.output or _number_output(content)]
+        self._number = [self.output or _number_output(content)]
 
 
 def _number_output(content: bytes) -> str:
