@@ -3,5 +3,6 @@
 from onnxtune.sklearn.classifier import TunedClassifier
 from onnxtune.sklearn.regressor import TunedRegressor
 from onnxtune.sklearn.search import search_space
+from onnxtune.sklearn.transformer import TunedTransformer
 
-__all__ = ["TunedClassifier", "TunedRegressor", "search_space"]
+__all__ = ["TunedClassifier", "TunedRegressor", "TunedTransformer", "search_space"]

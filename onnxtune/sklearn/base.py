@@ -131,7 +131,11 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
         """Fit and tune on checked rows; of classes `y` is as models hold them."""
         seed = self._seed()
         rows = Rows(X, y, weight).counting()
-        asked = {name: getattr(self, name) for name in TUNING} | {"seed": seed} | arguments
+        asked = (
+            {name: getattr(self, name) for name in TUNING if hasattr(self, name)}
+            | {"seed": seed}
+            | arguments
+        )
         found = self._found(rows, classes, asked)
         self._take(found)
         return self
@@ -209,10 +213,11 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
         if tuner is None:
             from onnxtune.tuner import Tuner
 
+            routing = getattr(self, "routing", "leaves")
             tuner = Tuner(
                 self._predictor.content,
                 loss=self.loss,
-                routing="straight-through" if self.routing == "straight-through" else "leaves",
+                routing="straight-through" if routing == "straight-through" else "leaves",
                 freeze=self.freeze,
                 batch_size=self.batch_size or 32,
                 lr=self.lr,

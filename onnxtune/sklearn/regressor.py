@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 from sklearn.base import RegressorMixin
 
-from onnxtune.errors import ModelError
-from onnxtune.runtime import output_types
 from onnxtune.sklearn.base import TunedEstimator
 from onnxtune.sklearn.inputs import checked_target
-from onnxtune.sklearn.serving import served
+from onnxtune.sklearn.serving import number_output
 
 Array = np.ndarray[Any, Any]
 
@@ -42,18 +41,4 @@ class TunedRegressor(RegressorMixin, TunedEstimator):  # type: ignore[misc]
 
     def _serve(self, content: bytes) -> None:
         super()._serve(content)
-        self._number = [self.output or _number_output(content)]
-
-
-def _number_output(content: bytes) -> str:
-    """The first output of numbers.
-
-    Raises:
-        ModelError: there is none.
-    """
-    import onnx
-
-    for value in output_types(onnx.ModelProto.FromString(served(content))):
-        if value.is_float:
-            return value.name
-    raise ModelError("the model has no output of numbers: it is no regressor.")
+        self._number = [self.output or number_output(onnx.ModelProto.FromString(content))]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx
 
+from onnxtune.errors import UnsupportedError
+from onnxtune.runtime import output_types
 from onnxtune.subgraphs import reads
 
 
@@ -51,3 +53,15 @@ def cut_at(proto: onnx.ModelProto, output: str) -> onnx.ModelProto:
         del field[:]
         field.extend(kept)
     return found
+
+
+def number_output(proto: onnx.ModelProto) -> str:
+    """The first output of floats.
+
+    Raises:
+        UnsupportedError: there is none.
+    """
+    for value in output_types(proto):
+        if value.is_float:
+            return value.name
+    raise UnsupportedError("the model has no output of floats, and so nothing to tune.")
