@@ -107,7 +107,7 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
         weight = self._weighted(target, self._weights(sample_weight, rows))
         self._classes = classes
         self._fit(rows, labels, weight, classes=True, sampling=self.sampling)
-        self.classes_ = classes.shown
+        self.classes_ = classes.given
         self._look_at(rows)
         return self
 

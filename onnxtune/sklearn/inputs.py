@@ -40,8 +40,16 @@ class Takes:
 def taken_by(owner: Any) -> Takes:
     """What the tags of an estimator say that it takes."""
     tags = get_tags(owner).input_tags
-    columns = any(isinstance(each, ColumnTransformer) for each in members(owner.estimator))
-    return Takes(tags.sparse, tags.allow_nan, tags.string or tags.categorical or columns)
+    words = tags.string or tags.categorical or any(map(_takes_words, members(owner.estimator)))
+    return Takes(tags.sparse, tags.allow_nan, words)
+
+
+def _takes_words(member: Any) -> bool:
+    """Pipelines do not say what their first step takes."""
+    if isinstance(member, ColumnTransformer):
+        return True
+    tags = get_tags(member).input_tags if hasattr(member, "__sklearn_tags__") else None
+    return tags is not None and (tags.string or tags.categorical)
 
 
 def checked_rows(owner: Any, X: Any, takes: Takes, *, reset: bool) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.utils.multiclass import check_classification_targets
 
 from onnxtune.errors import DataError
+from onnxtune.tables import shown
 
 Array = np.ndarray[Any, Any]
 
@@ -32,7 +33,7 @@ class Classes:
     order: Array | None = None
 
     @property
-    def shown(self) -> Any:
+    def given(self) -> Any:
         """As scikit-learn shows them: an array, or a list of one for each column."""
         return self.values[0] if self.single else list(self.values)
 
@@ -47,7 +48,7 @@ class Classes:
             others = np.setdiff1d(column, known)
             if len(others):
                 raise DataError(
-                    f"y holds the class {others[0]!r}, which was not there when the model was "
+                    f"y holds the class {shown(others[0])}, which was not there when the model was "
                     "fitted; fit it again."
                 )
         if all(map(_has_labels, self.values)):
@@ -98,7 +99,7 @@ def classes_of(y: Array) -> Classes:
     values = tuple(_as_held(np.unique(column)) for column in columns)
     if y.ndim == 1 and len(values[0]) < 2:
         raise DataError(
-            f"y holds one class alone, {values[0][0]!r}: a classifier needs two or more."
+            f"y holds one class alone, {shown(values[0][0])}: a classifier needs two or more."
         )
     return Classes(values, y.ndim == 1)
 

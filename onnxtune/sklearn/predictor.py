@@ -90,14 +90,17 @@ class Predictor:
         if width != self._width or not rows:
             return None
         dtype = X.dtype
-        if dtype is not self._dtype:
-            if dtype is not _DOUBLE and dtype is not _SINGLE:
-                return None
-            X = X.astype(self._dtype)
-        if self.finite:
-            flat = X.ravel()
-            if not isfinite(flat.dot(flat)):  # or large: the long way tells
-                return None
+        try:
+            if dtype is not self._dtype:
+                if dtype is not _DOUBLE and dtype is not _SINGLE:
+                    return None
+                X = X.astype(self._dtype)
+            if self.finite:
+                flat = X.ravel()
+                if not isfinite(flat.dot(flat)):  # or large: the long way tells
+                    return None
+        except RuntimeWarning:  # of large numbers, where warnings are errors
+            return None
         found: list[Any] = self._run(outputs, {self._name: X}, None)
         return found
 

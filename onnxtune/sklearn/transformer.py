@@ -38,9 +38,6 @@ class TunedTransformer(  # type: ignore[call-arg]
 ):
     """A transformer that is tuned beneath a head."""
 
-    # scikit-learn would look at its settings twice a call; `transform` looks once.
-    _sklearn_auto_wrap_output_keys = frozenset({"transform"})
-
     def __init__(
         self,
         estimator: Any,
@@ -176,6 +173,10 @@ class TunedTransformer(  # type: ignore[call-arg]
 
     def _inner_output(self) -> str | None:
         return TRANSFORMED
+
+
+# scikit-learn's own wrapping costs as much as a small model; `transform` does what it does.
+TunedTransformer._sklearn_auto_wrap_output_keys = frozenset({"transform"})
 
 
 def _names_out(transformer: Any, owner: Any) -> tuple[Array | None, bool]:
