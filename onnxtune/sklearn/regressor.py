@@ -22,6 +22,7 @@ class TunedRegressor(RegressorMixin, TunedEstimator):  # type: ignore[misc]
         """Fit, export and tune."""
         rows = self._checked(X, y, reset=True)
         target = checked_target(y, numbers=True)
+        self._single = target.ndim == 1
         self._fit(rows, target, self._weights(sample_weight, rows), classes=False)
         return self
 
@@ -37,7 +38,7 @@ class TunedRegressor(RegressorMixin, TunedEstimator):  # type: ignore[misc]
     def predict(self, X: Any) -> Array:
         """[N] float32 (or what the model holds), of several targets [N, K]."""
         values: Array = self._outputs_for(X, "_number")[0]
-        return values.reshape(-1) if values.ndim == 2 and values.shape[1] == 1 else values
+        return values.reshape(-1) if self._single else values
 
     def _serve(self, content: bytes) -> None:
         super()._serve(content)
