@@ -170,7 +170,9 @@ def _convert_scaler(scope: Any, operator: Any, container: Any) -> None:
             following = scope.get_unique_variable_name("clipped")
             _node(scope, container, kind, [value, held], following)
             value = following
-    _node(scope, container, "Cast", [value], operator.outputs[0].full_name, to=TensorProto.FLOAT)
+    made = operator.outputs[0]
+    made.type = FloatTensorType(made.type.shape)  # what follows reads floats, as in scikit-learn
+    _node(scope, container, "Cast", [value], made.full_name, to=TensorProto.FLOAT)
 
 
 def _arithmetic(fitted: Any) -> list[tuple[str, str, Any]]:

@@ -72,9 +72,10 @@ def alternatives(
     """Further exports of more digits, for where float32 is not enough.
 
     First scalers that compute in float64 as scikit-learn does, then, where rounding the inputs to
-    float32 changes answers (`rounded`), inputs of float64.
+    float32 changes answers (`rounded`), inputs of float64, with such scalers and without.
     """
-    if converters.scales(estimator):
+    scales = converters.scales(estimator)
+    if scales:
         with suppress(OnnxTuneError):  # the export that there is stays
             yield convert(estimator, inputs, exact=True)
     floats = any(value.kind == FLOAT for value in inputs)
@@ -84,17 +85,19 @@ def alternatives(
         ValueType(value.name, _DOUBLE if value.kind == FLOAT else value.kind, value.shape)
         for value in inputs
     ]
-    try:
-        proto = convert(estimator, double)
-        # skl2onnx declares doubles where trees make floats.
-        for output in proto.graph.output:
-            output.ClearField("type")
-        for output, known in zip(proto.graph.output, output_types(proto), strict=True):
-            element = onnx.TensorProto.DataType.Value(_ELEMENTS[known.kind])
-            output.CopyFrom(onnx.helper.make_tensor_value_info(known.name, element, known.shape))
-    except (OnnxTuneError, KeyError):  # few converters take doubles
-        return
-    yield proto
+    for exact in (True, False) if scales else (False,):
+        with suppress(OnnxTuneError, KeyError):  # few converters take doubles
+            yield _redeclared(convert(estimator, double, exact))
+
+
+def _redeclared(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """With the types that its outputs have: skl2onnx declares doubles where trees make floats."""
+    for output in proto.graph.output:
+        output.ClearField("type")
+    for output, known in zip(proto.graph.output, output_types(proto), strict=True):
+        element = onnx.TensorProto.DataType.Value(_ELEMENTS[known.kind])
+        output.CopyFrom(onnx.helper.make_tensor_value_info(known.name, element, known.shape))
+    return proto
 
 
 def _has_infinite_thresholds(estimator: Any) -> bool:

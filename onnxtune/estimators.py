@@ -12,7 +12,7 @@ from onnxtune import boosting, converters
 from onnxtune.errors import ArgumentError, ModelError
 from onnxtune.estimator_conversion import alternatives, check_can_answer, convert
 from onnxtune.estimator_rows import inputs_of, inputs_without_rows, rows_of
-from onnxtune.export_check import OnMismatch, compare_export, report_mismatch
+from onnxtune.export_check import Mismatch, OnMismatch, compare_export, report_mismatch
 
 
 def to_onnx(
@@ -46,15 +46,30 @@ def to_onnx(
     """
     if on_mismatch not in ("error", "warn"):
         raise ArgumentError(f"on_mismatch '{on_mismatch}' is none of error, warn.")
+    proto, found = compared_export(estimator, sample)
+    if found is not None:
+        report_mismatch(estimator, found, on_mismatch)
+    return proto
+
+
+def compared_export(estimator: Any, sample: Any) -> tuple[onnx.ModelProto, Mismatch | None]:
+    """The best export, and on which rows it differs; None where there are none to compare on.
+
+    Raises:
+        ModelError: not fitted, or rows are needed but not given.
+        DataError: the rows do not fit the estimator.
+        UnsupportedError: a step has no converter, or a setting no right export.
+        MissingDependencyError: the converter's package is not installed.
+    """
     make_ready(estimator)
     if sample is None:
         boosting.check_settings(estimator)
-        return convert(estimator, inputs_without_rows(estimator))
+        return convert(estimator, inputs_without_rows(estimator)), None
     rows = rows_of(estimator, sample)
     inputs = inputs_of(estimator, rows)
     proto = convert(estimator, inputs)
     if not len(rows.table):
-        return proto
+        return proto, None
     found = compare_export(estimator, proto, rows)
     if found.rows:
         for other in alternatives(estimator, inputs, found.rounded):
@@ -66,8 +81,7 @@ def to_onnx(
                 proto, found = other, better
             if not found.rows:
                 break
-    report_mismatch(estimator, found, on_mismatch)
-    return proto
+    return proto, found
 
 
 def make_ready(estimator: Any) -> None:

@@ -162,26 +162,40 @@ def _expected(estimator: Any, rows: Any) -> list[Any]:
             return [values.toarray() if hasattr(values, "toarray") else np.asarray(values)]
         expected: list[Any] = [np.asarray(estimator.predict(rows))]
         if hasattr(estimator, "predict_proba"):
-            scores = estimator.predict_proba(rows)
-            expected.append(scores if isinstance(scores, np.ndarray) else None)
+            expected.append(_stacked(estimator.predict_proba(rows)))
         return expected
+
+
+def _stacked(scores: Any) -> Array | None:
+    """[N, K], or [N, targets, K] of several targets; None where these differ in their classes."""
+    if isinstance(scores, np.ndarray):
+        return scores
+    arrays = isinstance(scores, list) and all(isinstance(each, np.ndarray) for each in scores)
+    alike = arrays and len({each.shape for each in scores}) == 1
+    return np.stack(scores, axis=1) if alike else None
 
 
 def _differ(expected: list[Any], found: list[Any], name: str) -> tuple[Array, float]:
     """True for each row where an output is not what the estimator says, and the worst number."""
     rows = len(expected[0])
-    pairs = [
-        (want.reshape(rows, -1), got.reshape(rows, -1))
-        for want, got in zip(expected, found, strict=False)
-        if want is not None and isinstance(got, np.ndarray) and got.size == want.size
-    ]
+    pairs: list[tuple[Array, Array]] = []
+    closest = np.full(rows, np.inf)
+    for want, answer in zip(expected, found, strict=False):
+        got = _stacked(answer)
+        if want is None or got is None or got.size != want.size:
+            continue
+        if want.ndim == got.ndim == 3 and got is answer:
+            got = np.moveaxis(got, 0, 1)  # skl2onnx puts the targets first
+        if want.ndim > 1 and want.shape[-1] > 1 and pairs:
+            # How much better the best class of a row, or of one of its targets, is.
+            best = np.sort(want.reshape(rows, -1, want.shape[-1]), axis=2)
+            closest = (best[:, :, -1] - best[:, :, -2]).min(axis=1)
+        pairs.append((want.reshape(rows, -1), got.reshape(rows, -1)))
     if not pairs:
         raise ModelError(f"{name}: the export's outputs are not of the estimator's shapes.")
     different = np.stack([_unequal(want, got) for want, got in pairs])
-    if len(pairs) == 2 and pairs[1][0].shape[1] > 1:
-        # A label may be another one where the two best classes are as good as equal.
-        best = np.sort(pairs[1][0], axis=1)
-        different[0] &= best[:, -1] - best[:, -2] > _TOLERANCE
+    # A label may be another one where the two best classes are as good as equal.
+    different[0] &= closest > _TOLERANCE
     return np.asarray(different.any(axis=0)), _worst(pairs)
 
 

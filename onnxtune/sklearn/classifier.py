@@ -1,0 +1,255 @@
+"""A tuned classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from sklearn.base import ClassifierMixin
+from sklearn.utils import compute_sample_weight, get_tags
+
+from onnxtune.classes import class_labels, label_outputs, score_output, scored_labels
+from onnxtune.errors import DataError, ModelError
+from onnxtune.sklearn.availability import available_if_known
+from onnxtune.sklearn.base import TunedEstimator
+from onnxtune.sklearn.inputs import checked_target, feeds
+from onnxtune.sklearn.labels import Classes, classes_of, classes_of_model
+
+Array = np.ndarray[Any, Any]
+
+# A probability of 0 has no logarithm; the least positive number of single precision.
+_SMALLEST = np.float32(1.2e-38)
+
+
+def _has_probabilities(self: TunedClassifier) -> bool:
+    known = self.__dict__.get("_probable")
+    return self._promises("predict_proba") if known is None else bool(known)
+
+
+def _has_decisions(self: TunedClassifier) -> bool:
+    known = self.__dict__.get("_decides")
+    return self._promises("decision_function") if known is None else bool(known)
+
+
+class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
+    """A classifier."""
+
+    def __init__(
+        self,
+        estimator: Any,
+        *,
+        valid: Any = 0.2,
+        loss: Any = "auto",
+        output: str | None = None,
+        class_weight: Any = None,
+        sampling: str | None = None,
+        routing: str = "auto",
+        temperature: Any = "auto",
+        max_size: float = 1,
+        companion: bool = False,
+        freeze: Any = (),
+        noise: float = 0.0,
+        epochs: int = 30,
+        batch_size: int | None = None,
+        lr: Any = None,
+        clip: float | None = None,
+        precision: str = "float32",
+        patience: int = 8,
+        form: Any = "native",
+        device: str = "auto",
+        threads: Any = "auto",
+        random_state: Any = None,
+    ) -> None:
+        super().__init__(
+            estimator,
+            valid=valid,
+            loss=loss,
+            output=output,
+            routing=routing,
+            temperature=temperature,
+            max_size=max_size,
+            companion=companion,
+            freeze=freeze,
+            noise=noise,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            clip=clip,
+            precision=precision,
+            patience=patience,
+            form=form,
+            device=device,
+            threads=threads,
+            random_state=random_state,
+        )
+        self.class_weight = class_weight
+        self.sampling = sampling
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        if not self._is_file():
+            inner = get_tags(self.estimator).classifier_tags
+            if inner is not None:
+                tags.classifier_tags.multi_class = inner.multi_class
+                tags.classifier_tags.multi_label = inner.multi_label
+                tags.classifier_tags.poor_score = inner.poor_score
+        return tags
+
+    # Fitting
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TunedClassifier:
+        """Fit, export and tune."""
+        rows = self._checked(X, y, reset=True)
+        target = checked_target(y, numbers=False)
+        classes = self._classes_of_file() if self._is_file() else classes_of(target)
+        labels = classes.encoded(target)
+        weight = self._weighted(target, self._weights(sample_weight, rows))
+        self._classes = classes
+        self._fit(rows, labels, weight, classes=True, sampling=self.sampling)
+        self.classes_ = classes.given
+        self._look_at(rows)
+        return self
+
+    def partial_fit(
+        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
+    ) -> TunedClassifier:
+        """Go on tuning with further rows, each used once; the first call is a `fit`."""
+        if not self.__sklearn_is_fitted__():
+            if classes is not None and np.setdiff1d(classes, np.unique(y)).size:
+                raise DataError(
+                    "the first rows have to hold every one of the classes: the estimator is "
+                    "fitted on them."
+                )
+            return self.fit(X, y, sample_weight)
+        rows = self._checked(X, y, reset=False)
+        target = checked_target(y, numbers=False)
+        labels = self._classes.encoded(target)
+        self._go_on(rows, labels, self._weighted(target, self._weights(sample_weight, rows)))
+        return self
+
+    def _weighted(self, target: Array, weight: Array | None) -> Array | None:
+        """The weights of rows with those of their classes: both the fit and tuning heed them."""
+        if self.class_weight is None:
+            return weight
+        own = np.asarray(compute_sample_weight(self.class_weight, target))
+        return own if weight is None else own * weight
+
+    def _classes_of_file(self) -> Classes:
+        proto = self._file()
+        score = score_output(proto)
+        known = class_labels(proto)
+        labels = known if score is None else scored_labels(proto, score, known)
+        if not labels:
+            raise ModelError("the model does not tell its classes: it is no classifier.")
+        return classes_of_model(labels)
+
+    def _serve(self, content: bytes) -> None:
+        super()._serve(content)
+        proto = onnx.ModelProto.FromString(content)
+        labels, score = label_outputs(proto), self.output or score_output(proto)
+        if not labels:
+            raise ModelError("the model has no output of labels: it is no classifier.")
+        self._label, self._score = [labels[0]], [score] if score else []
+        values = self._classes.values
+        self._plain = self._classes.plain
+        self._order = self._classes.order
+        if score and self._classes.single and not self._is_file():
+            known = scored_labels(proto, score, class_labels(proto))
+            if known is not None and len(known) == len(values[0]):
+                places = [str(label) for label in known]
+                own = self._classes.encoded(values[0])
+                order = np.array([places.index(str(label)) for label in own])
+                self._order = None if (order == np.arange(len(order))).all() else order
+
+    def _look_at(self, rows: Any) -> None:
+        """What the scores are: probabilities, or distances from where the classes meet."""
+        if not self._is_file():
+            self._probable = bool(self._score) and hasattr(self.estimator, "predict_proba")
+            self._decides = bool(self._score) and hasattr(self.estimator, "decision_function")
+            return
+        self._probable = self._decides = bool(self._score)
+        if self._score:
+            feed = next(feeds(rows[:1000], self._predictor.inputs, False))
+            found = self._predictor.run(feed, self._score)[0]
+            self._probable = bool(
+                ((found >= -1e-6) & (found <= 1 + 1e-6)).all()
+                and (np.abs(found.sum(axis=-1) - 1) < 1e-3).all()
+            )
+
+    def _promises(self, method: str) -> bool:
+        """Whether there will be such a method after a fit."""
+        return self._is_file() or hasattr(self.estimator, method)
+
+    # Answering
+
+    def predict(self, X: Any) -> Array:
+        """[N] labels; of several targets [N, K].
+
+        Args:
+            X: [N, F] rows, or texts.
+
+        Raises:
+            NotFittedError: there is no model yet.
+            ValueError: they are no rows like those of the fit.
+        """
+        labels: Array = self._outputs_for(X, "_label")[0]
+        if self._plain and labels.ndim == 1:
+            return labels
+        return self._classes.decoded(labels)
+
+    @available_if_known("_probable", _has_probabilities)
+    def predict_proba(self, X: Any) -> Any:
+        """[N, K] float32, in the order of `classes_`; of several targets a list of one for each.
+
+        Args:
+            X: [N, F] rows, or texts.
+
+        Raises:
+            NotFittedError: there is no model yet.
+            ValueError: they are no rows like those of the fit.
+        """
+        scores = self._outputs_for(X, "_score")[0]
+        if self._order is None and type(scores) is np.ndarray and scores.ndim == 2:
+            return scores
+        return self._ordered(scores)
+
+    @available_if_known("_probable", _has_probabilities)
+    def predict_log_proba(self, X: Any) -> Any:
+        """Logarithms of `predict_proba`."""
+        found = self.predict_proba(X)
+        with np.errstate(divide="ignore"):
+            return list(map(np.log, found)) if isinstance(found, list) else np.log(found)
+
+    @available_if_known("_decides", _has_decisions)
+    def decision_function(self, X: Any) -> Array:
+        """[N] of two classes, [N, K] of more: the scores of a model that has no probabilities.
+
+        Of one that has, the log odds of two classes, and the logarithms of more, centred.
+
+        Args:
+            X: [N, F] rows, or texts.
+
+        Raises:
+            NotFittedError: there is no model yet.
+            ValueError: they are no rows like those of the fit.
+        """
+        found = self._ordered(self._outputs_for(X, "_score")[0])
+        if isinstance(found, list):
+            raise DataError("a model of several targets has no decision function.")
+        if self._probable:
+            logs = np.log(np.maximum(found, _SMALLEST))
+            if not self._classes.single:
+                return np.asarray(logs - np.log(np.maximum(1 - found, _SMALLEST)))
+            if logs.shape[1] == 2:
+                return np.asarray(logs[:, 1] - logs[:, 0])
+            return np.asarray(logs - logs.mean(axis=1, keepdims=True))
+        if found.shape[1] == 2 and self._classes.single:
+            return np.asarray((found[:, 1] - found[:, 0]) / 2)
+        return np.asarray(found.reshape(-1) if found.shape[1] == 1 else found)
+
+    def _ordered(self, scores: Any) -> Any:
+        """Scores in the order of `classes_`."""
+        if isinstance(scores, list) or scores.ndim == 3:  # of each target its own
+            return list(scores)
+        return scores if self._order is None else scores[:, self._order]
