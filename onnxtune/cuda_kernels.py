@@ -1,0 +1,141 @@
+"""Which nodes of a graph onnxruntime's CUDA provider has a kernel for.
+
+The table is made by benchmarks/cuda_kernels.py. A node whose operator, version or types it lacks
+runs on the CPU, between a copy from the GPU and one back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import onnx
+
+from onnxtune.element_types import element_types, formals
+from onnxtune.preparation import opset_of
+from onnxtune.runtime import value_types
+from onnxtune.subgraphs import subgraphs
+
+# onnxruntime computes the sizes of tensors on the CPU, where they are known without any copy.
+SIZES = ("Shape", "Size")
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A node without a kernel.
+
+    Attributes:
+        name: of the node; of one inside another node's graph, the outer one's name before it.
+        operator: with its domain, where that is not the standard one.
+        reason: what the provider lacks, such as "no kernel for tensor(string)".
+    """
+
+    name: str
+    operator: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.operator} '{self.name}': {self.reason}"
+
+
+@cache
+def table() -> dict[str, Any]:
+    """The kernels, and the version of onnxruntime that they were read from.
+
+    `kernels` has by domain and operator the kernels, each with its first and its last version
+    (`since`, `until`; None for no last one) and its `types`, by the names of the constraints.
+    """
+    held = resources.files("onnxtune") / "bundled" / "cuda_kernels.json"
+    found: dict[str, Any] = json.loads(held.read_text(encoding="utf-8"))
+    return found
+
+
+def gaps(proto: onnx.ModelProto) -> list[Gap]:
+    """The nodes of a model that the CUDA provider has no kernel for, in the graph's order.
+
+    Nodes in the graphs of Scan, If and Loop are among them. A type that nobody knows is taken for
+    one that there is a kernel for.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+    """
+    kinds = {name: value.kind for name, value in value_types(proto).items()}
+    return [gap for _, gap in node_gaps(proto, kinds)]
+
+
+def node_gaps(
+    proto: onnx.ModelProto, kinds: Mapping[str, str]
+) -> Iterator[tuple[onnx.NodeProto, Gap]]:
+    """The nodes of the main graph with a gap, in themselves or in a graph of theirs.
+
+    Args:
+        proto: the model.
+        kinds: the types of the main graph's values, as onnxruntime writes them.
+    """
+    versions = {opset.domain: opset.version for opset in proto.opset_import}
+    functions = {(function.domain, function.name) for function in proto.functions}
+    versions[""] = versions.get("", opset_of(proto, "ai.onnx") or 1)
+    known = element_types(proto.graph, versions, kinds)
+    for node in proto.graph.node:
+        for name, inner, types in _with_inner(node, node.name, versions, known):
+            local = (inner.domain, inner.op_type) in functions
+            reason = "is a function" if local else _lack(inner, versions, types)
+            if reason is not None:
+                yield node, Gap(name, _operator(inner), reason)
+
+
+def _with_inner(
+    node: onnx.NodeProto, name: str, versions: Mapping[str, int], kinds: Mapping[str, str]
+) -> Iterator[tuple[str, onnx.NodeProto, Mapping[str, str]]]:
+    """A node and those of its graphs, with their names and the types that hold there."""
+    yield name, node, kinds
+    for graph in subgraphs(node):
+        known = element_types(graph, versions, kinds)
+        for inner in graph.node:
+            yield from _with_inner(inner, f"{name}/{inner.name}", versions, known)
+
+
+def _operator(node: onnx.NodeProto) -> str:
+    standard = node.domain in ("", "ai.onnx")
+    return node.op_type if standard else f"{node.domain}:{node.op_type}"
+
+
+def _lack(
+    node: onnx.NodeProto, versions: Mapping[str, int], kinds: Mapping[str, str]
+) -> str | None:
+    """What the provider lacks to run a node; None for nothing."""
+    if node.op_type in ("Constant", *SIZES) and node.domain in ("", "ai.onnx"):
+        return None
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    kernels = table()["kernels"].get(domain, {}).get(node.op_type)
+    if not kernels:
+        return "no kernel"
+    version = versions.get(domain, 1)
+    try:
+        since = onnx.defs.get_schema(node.op_type, version, domain).since_version
+    except onnx.defs.SchemaError:
+        return None  # an operator of onnxruntime's own, whose types ONNX does not know
+    fitting = [kernel for kernel in kernels if _is_for(kernel, since)]
+    if not fitting:
+        return f"no kernel at opset {version}"
+    types = formals(node, version, domain, kinds)
+    lacks = [_lacking(kernel["types"], types) for kernel in fitting]
+    return None if None in lacks else min((lack for lack in lacks if lack), key=len)
+
+
+def _is_for(kernel: Mapping[str, Any], since: int) -> bool:
+    """onnxruntime takes a kernel without a last version for that version of the operator only."""
+    if kernel["until"] is None:
+        return bool(kernel["since"] == since)
+    return bool(kernel["since"] <= since <= kernel["until"])
+
+
+def _lacking(allowed: Mapping[str, list[str]], types: Mapping[str, str]) -> str | None:
+    wrong = {
+        types[name] for name, kinds in allowed.items() if types.get(name, kinds[0]) not in kinds
+    }
+    return f"no kernel for {', '.join(sorted(wrong))}" if wrong else None
