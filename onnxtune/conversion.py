@@ -13,6 +13,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxtune.calibration import node_spreads
 from onnxtune.copying import copy_model
+from onnxtune.cuda_form import for_cuda
 from onnxtune.errors import ArgumentError
 from onnxtune.memory import memory_at_hand
 from onnxtune.model import ModelLike, load
@@ -73,7 +74,9 @@ def convert(
             `inspect` forecasts to be the fastest. In the soft form that is only for trees that
             nothing tunes, such as those before an operator without a gradient.
         batch_size: rows a call, for that forecast.
-        provider: "cpu" or "cuda", likewise.
+        provider: "cpu" or "cuda", likewise. For "cuda" every node is one that onnxruntime's CUDA
+            provider has a kernel for; a warning names those for which that cannot be, and `split`
+            takes them off. What is the same in every call is computed beforehand.
         sample: rows like those an estimator was fitted on, to tell the types of its columns and to
             compare its export on; None takes the data.
 
@@ -86,7 +89,7 @@ def convert(
         ArgumentError: no such form; a temperature that is not positive; `trees` for a soft form
             without hard trees.
         UnsupportedError: in the soft form, nothing in the model has a gradient; the trees take more
-            memory in the form that was asked for than is at hand.
+            memory in the form that was asked for than is at hand; nothing can run on a GPU.
     """
     serving = serving_for(trees, batch_size, provider)
     if form not in FORMS:
@@ -100,7 +103,10 @@ def convert(
             f"{prepared.source.origin}: trees='{trees}' is a form of hard trees, and the soft form "
             "of this model has none; leave it out, or choose the form 'hard'."
         )
-    return rewritten(prepared, Plan(routing, width, spreads, serving=serving))
+    proto = rewritten(prepared, Plan(routing, width, spreads, serving=serving))
+    if provider == "cuda":
+        for_cuda(proto, prepared.source.origin)
+    return proto
 
 
 def _hard_trees(prepared: Prepared, routing: Mapping[str, Routing]) -> bool:
@@ -159,11 +165,12 @@ def rewritten(prepared: Prepared, plan: Plan) -> onnx.ModelProto:
     """
     if prepared.obstacle is not None:
         _log.warning("left as it is: %s", prepared.obstacle)
-        copy: onnx.ModelProto = onnx.ModelProto.FromString(prepared.source.content)
-        return copy
-    proto, _ = rewrite_model(prepared.proto, plan)
-    _tidy(proto)
-    mark(proto, "soft" if "soft" in plan.routing.values() else "hard")
+        proto = onnx.ModelProto()
+        proto.ParseFromString(prepared.source.content)
+    else:
+        proto, _ = rewrite_model(prepared.proto, plan)
+        _tidy(proto)
+        mark(proto, "soft" if "soft" in plan.routing.values() else "hard")
     return proto
 
 

@@ -1,0 +1,56 @@
+"""The form of a model for onnxruntime's CUDA provider: every node on the GPU, where that can be."""
+
+from __future__ import annotations
+
+import logging
+
+import onnx
+
+from onnxtune.constant_folding import fold_constants
+from onnxtune.errors import UnsupportedError
+from onnxtune.placement import Placement, place
+from rewrites.core.naming import node_names
+
+_log = logging.getLogger(__name__)
+
+
+def for_cuda(proto: onnx.ModelProto, origin: str) -> Placement:
+    """Prepare a model in standard operators, in place, for the CUDA provider.
+
+    What is the same in every call is computed once, and its tensors lose their names.
+
+    Args:
+        proto: the model; its nodes get unique names.
+        origin: what to call it in messages.
+
+    Returns:
+        Where each node runs. Nodes without a kernel are named in a warning: they make onnxruntime
+        copy tensors between the GPU and the CPU.
+
+    Raises:
+        UnsupportedError: nothing is left for the GPU; the message names the nodes in the way.
+    """
+    for node, name in zip(proto.graph.node, node_names(proto.graph), strict=True):
+        node.name = name
+    fold_constants(proto)
+    placement = place(proto)
+    if "gpu" not in placement.sides.values():
+        raise UnsupportedError(
+            f"{origin}: nothing of it can run on a GPU: {_listed(placement)}. "
+            "Serve it with provider 'cpu'."
+        )
+    if placement.gaps:
+        _log.warning(
+            "%s: stay on the CPU: %s. `onnxtune split` makes models of their own of them.",
+            origin,
+            _listed(placement),
+        )
+    return placement
+
+
+def _listed(placement: Placement) -> str:
+    if not placement.gaps:
+        return "it has no nodes"
+    first = [str(gap) for gap in placement.gaps[:3]]
+    more = len(placement.gaps) - len(first)
+    return "; ".join(first) + (f"; and {more} more" if more else "")
