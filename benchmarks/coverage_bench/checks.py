@@ -65,7 +65,7 @@ def check(path: Path) -> dict[str, Any]:
     def read() -> str:
         nonlocal model, feeds
         model = load(path)
-        feeds = [feed for feed in (_sampled(model, 256), _stored(model, path)) if feed is not None]
+        feeds = [feed for feed in (sampled(model, 256), stored(model, path)) if feed is not None]
         return HOLDS if feeds else "no rows: neither sampled nor stored ones run"
 
     attempt("readable", read)
@@ -120,7 +120,7 @@ def _torch_checks(
     return single
 
 
-def _sampled(model: Model, rows: int) -> Feed | None:
+def sampled(model: Model, rows: int) -> Feed | None:
     """Rows from the model's own graph, where it takes them."""
     try:
         feed = sample(model.proto, rows)
@@ -130,7 +130,7 @@ def _sampled(model: Model, rows: int) -> Feed | None:
     return feed
 
 
-def _stored(model: Model, path: Path) -> Feed | None:
+def stored(model: Model, path: Path) -> Feed | None:
     """Arrays in a .npz file beside the model, or in `data.npz` of a folder that has one model.
 
     They are called like the inputs, or in0, in1, ... in their order.
