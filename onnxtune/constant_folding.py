@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from onnxtune.graph_parts import part
 from onnxtune.preparation import constant_tensor
-from onnxtune.runtime import ValueType, run, session, value_types
+from onnxtune.runtime import ValueType, run, session
 from onnxtune.subgraphs import reads, subgraphs
 from rewrites.core.rewrite import Array
 
@@ -30,15 +30,15 @@ _VARIES = -1
 Sizes = list[int]
 
 
-def fold_constants(proto: onnx.ModelProto) -> None:
+def fold_constants(proto: onnx.ModelProto, types: Mapping[str, ValueType]) -> None:
     """Replace, in place, what does not depend on the rows by initializers.
 
-    Every node must have a name of its own. Names stay what they were.
+    Names stay what they were.
 
-    Raises:
-        ModelError: onnxruntime refuses the model.
+    Args:
+        proto: the model; every node must have a name of its own.
+        types: of its values.
     """
-    types = value_types(proto)
     _hold(proto, _fixed_sizes(proto, types))
     folded = _constant_nodes(proto)
     if folded:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 
 import onnx
+import onnx.inliner
 
 from onnxtune.constant_folding import fold_constants
+from onnxtune.cuda_substitutes import substitute
 from onnxtune.errors import UnsupportedError
 from onnxtune.placement import Placement, place
+from onnxtune.runtime import value_types
 from rewrites.core.naming import node_names
 
 _log = logging.getLogger(__name__)
@@ -30,10 +33,16 @@ def for_cuda(proto: onnx.ModelProto, origin: str) -> Placement:
     Raises:
         UnsupportedError: nothing is left for the GPU; the message names the nodes in the way.
     """
+    if proto.functions:
+        # onnxruntime does the same when it loads the file.
+        proto.CopyFrom(onnx.inliner.inline_local_functions(proto))
     for node, name in zip(proto.graph.node, node_names(proto.graph), strict=True):
         node.name = name
-    fold_constants(proto)
-    placement = place(proto)
+    types = value_types(proto)
+    if substitute(proto, types):
+        types = value_types(proto)
+    fold_constants(proto, types)
+    placement = place(proto, types)
     if "gpu" not in placement.sides.values():
         raise UnsupportedError(
             f"{origin}: nothing of it can run on a GPU: {_listed(placement)}. "

@@ -20,6 +20,17 @@ from onnxtune.preparation import opset_of
 from onnxtune.runtime import value_types
 from onnxtune.subgraphs import subgraphs
 
+# Attributes with which onnxruntime keeps a node on the CPU, though there is a kernel; of those with
+# a value here, any other one.
+_KEPT_ON_CPU: dict[str, dict[str, Any]] = {
+    "ArgMax": {"select_last_index": 0},
+    "ArgMin": {"select_last_index": 0},
+    "RNN": {"activations": [b"Tanh"]},
+    "GRU": {"activations": [b"Sigmoid", b"Tanh"]},
+    "LSTM": {"activations": [b"Sigmoid", b"Tanh", b"Tanh"]},
+}
+_RECURRENT = ("activation_alpha", "activation_beta", "clip")
+
 # onnxruntime computes the sizes of tensors on the CPU, where they are known without any copy.
 SIZES = ("Shape", "Size")
 
@@ -83,7 +94,7 @@ def node_gaps(
     for node in proto.graph.node:
         for name, inner, types in _with_inner(node, node.name, versions, known):
             local = (inner.domain, inner.op_type) in functions
-            reason = "is a function" if local else _lack(inner, versions, types)
+            reason = "is a function" if local else lack(inner, versions, types)
             if reason is not None:
                 yield node, Gap(name, _operator(inner), reason)
 
@@ -104,27 +115,55 @@ def _operator(node: onnx.NodeProto) -> str:
     return node.op_type if standard else f"{node.domain}:{node.op_type}"
 
 
-def _lack(
-    node: onnx.NodeProto, versions: Mapping[str, int], kinds: Mapping[str, str]
-) -> str | None:
-    """What the provider lacks to run a node; None for nothing."""
+def lack(node: onnx.NodeProto, versions: Mapping[str, int], kinds: Mapping[str, str]) -> str | None:
+    """What the provider lacks to run a node; None for nothing.
+
+    Args:
+        node: the node; what stands in its graphs is not looked at.
+        versions: the opsets, by domain.
+        kinds: the types of the values that it reads and makes, as onnxruntime writes them.
+    """
     if node.op_type in ("Constant", *SIZES) and node.domain in ("", "ai.onnx"):
         return None
     domain = "" if node.domain == "ai.onnx" else node.domain
-    kernels = table()["kernels"].get(domain, {}).get(node.op_type)
-    if not kernels:
+    if not table()["kernels"].get(domain, {}).get(node.op_type):
         return "no kernel"
     version = versions.get(domain, 1)
-    try:
-        since = onnx.defs.get_schema(node.op_type, version, domain).since_version
-    except onnx.defs.SchemaError:
+    if not onnx.defs.has(node.op_type, version, domain):
         return None  # an operator of onnxruntime's own, whose types ONNX does not know
-    fitting = [kernel for kernel in kernels if _is_for(kernel, since)]
+    reason = _kept_on_cpu(node)
+    if reason is not None:
+        return reason
+    fitting = kernels_of(node, version)
     if not fitting:
         return f"no kernel at opset {version}"
     types = formals(node, version, domain, kinds)
     lacks = [_lacking(kernel["types"], types) for kernel in fitting]
     return None if None in lacks else min((lack for lack in lacks if lack), key=len)
+
+
+def _kept_on_cpu(node: onnx.NodeProto) -> str | None:
+    kept = _KEPT_ON_CPU.get(node.op_type)
+    if kept is None:
+        return None
+    held = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    wrong = [name for name, value in kept.items() if held.get(name, value) != value]
+    if node.op_type in ("RNN", "GRU", "LSTM"):
+        ways = 2 if held.get("direction") == b"bidirectional" else 1
+        if held.get("activations") == kept["activations"] * ways:
+            wrong = []
+        wrong += [name for name in _RECURRENT if name in held]
+        if node.op_type == "GRU" and not held.get("linear_before_reset"):
+            wrong.append("linear_before_reset = 0")
+    return f"no kernel with this {wrong[0]}" if wrong else None
+
+
+def kernels_of(node: onnx.NodeProto, version: int) -> list[dict[str, Any]]:
+    """The kernels for the operator of a node, as it is at this version of its domain."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    since = onnx.defs.get_schema(node.op_type, version, domain).since_version
+    kernels = table()["kernels"].get(domain, {}).get(node.op_type, ())
+    return [kernel for kernel in kernels if _is_for(kernel, since)]
 
 
 def _is_for(kernel: Mapping[str, Any], since: int) -> bool:

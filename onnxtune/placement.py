@@ -13,7 +13,7 @@ from typing import Literal
 import onnx
 
 from onnxtune.cuda_kernels import Gap, node_gaps
-from onnxtune.runtime import ValueType, value_types
+from onnxtune.runtime import ValueType
 from onnxtune.subgraphs import reads
 
 Side = Literal["cpu", "gpu", "tail"]
@@ -30,25 +30,25 @@ class Placement:
     Attributes:
         sides: node name -> where it runs.
         gaps: the nodes that have no kernel.
-        types: of every value.
+        types: of the values.
     """
 
     sides: dict[str, Side]
     gaps: list[Gap]
-    types: dict[str, ValueType]
+    types: Mapping[str, ValueType]
 
     def type_of(self, value: str) -> ValueType:
         """The type of a value; of kind "" where it is unknown."""
         return self.types.get(value, ValueType(value, ""))
 
 
-def place(proto: onnx.ModelProto) -> Placement:
-    """Say where the nodes of a model, each of which has a name of its own, are to run.
+def place(proto: onnx.ModelProto, types: Mapping[str, ValueType]) -> Placement:
+    """Say where the nodes of a model are to run.
 
-    Raises:
-        ModelError: onnxruntime refuses the model.
+    Args:
+        proto: the model; every node must have a name of its own.
+        types: of its values.
     """
-    types = value_types(proto)
     kinds = {name: value.kind for name, value in types.items()}
     found = list(node_gaps(proto, kinds))
     graph = _Edges(proto)

@@ -16,7 +16,7 @@ from onnxtune.joined_columns import join
 from onnxtune.model import ModelLike, check_output, write
 from onnxtune.output import table
 from onnxtune.placement import Placement, Side, place
-from onnxtune.runtime import input_types, run
+from onnxtune.runtime import input_types, run, value_types
 from onnxtune.subgraphs import reads
 from rewrites.core.rewrite import TreeForm
 
@@ -161,7 +161,7 @@ def split(
         model, form, temperature, data,
         trees=trees, batch_size=batch_size, provider="cuda", sample=sample,
     )  # fmt: skip
-    return cut(whole, place(whole))
+    return cut(whole, place(whole, value_types(whole)))
 
 
 def cut(whole: onnx.ModelProto, placement: Placement) -> SplitModel:
