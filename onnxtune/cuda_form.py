@@ -12,6 +12,7 @@ from onnxtune.cuda_substitutes import substitute
 from onnxtune.errors import UnsupportedError
 from onnxtune.placement import Placement, place
 from onnxtune.runtime import value_types
+from onnxtune.subgraphs import reads
 from rewrites.core.naming import node_names
 
 _log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def for_cuda(proto: onnx.ModelProto, origin: str) -> Placement:
         types = value_types(proto)
     fold_constants(proto, types)
     placement = place(proto, types)
-    if "gpu" not in placement.sides.values():
+    if not _leaves_work(proto, placement):
         raise UnsupportedError(
             f"{origin}: nothing of it can run on a GPU: {_listed(placement)}. "
             "Serve it with provider 'cpu'."
@@ -55,6 +56,16 @@ def for_cuda(proto: onnx.ModelProto, origin: str) -> Placement:
             _listed(placement),
         )
     return placement
+
+
+def _leaves_work(proto: onnx.ModelProto, placement: Placement) -> bool:
+    """Whether there is anything to do on the GPU: between nodes on the CPU, only floats are."""
+    there = [node for node in proto.graph.node if placement.sides[node.name] == "gpu"]
+    if not placement.gaps:
+        return bool(there)
+    return any(
+        placement.type_of(v).is_float for node in there for v in (*reads(node), *node.output)
+    )
 
 
 def _listed(placement: Placement) -> str:

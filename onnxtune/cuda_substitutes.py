@@ -188,7 +188,12 @@ def _summing_rnn(node: onnx.NodeProto, graph: _Graph) -> Sequence[onnx.NodeProto
     weights = [graph.constants.get(name) for name in node.input[1:3]]
     ones = all(weight is not None and (weight == 1).all() for weight in weights)
     more = any(node.input[3:]) or any(node.output[1:])
-    if {"direction": b"forward", "layout": 0, **held} != expected or not ones or more or graph.opset < 13:
+    if (
+        {"direction": b"forward", "layout": 0, **held} != expected
+        or not ones
+        or more
+        or graph.opset < 13
+    ):
         return None
     x, y = node.input[0], node.output[0]
     total = graph.name(node, "total")
