@@ -36,6 +36,12 @@ def command_line() -> argparse.ArgumentParser:
     _add_form(command, "soft")
     _add_serving(command)
     _add_provider(command)
+    command.add_argument(
+        "--precision",
+        choices=["float32", "float16"],
+        default="float32",
+        help="float16: of the gates of soft trees, for cuda (default: float32)",
+    )
 
     command = _add(commands, "split", "a model in parts: what runs on a GPU, and what does not")
     command.add_argument("model", help="an ONNX file")

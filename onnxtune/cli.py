@@ -104,7 +104,14 @@ def _convert(options: argparse.Namespace) -> int:
     default = Path(options.model).with_suffix(f".{options.form}.onnx")
     target = check_output(options.output or default, [source.path, options.data])
     data = _features(source, options.data, options.target)
-    proto = convert(source, options.form, options.temperature, data, **_serving(options))
+    proto = convert(
+        source,
+        options.form,
+        options.temperature,
+        data,
+        **_serving(options),
+        precision=options.precision,
+    )
     content = proto.SerializeToString()
     write(target, content)
     own = [node for node in proto.graph.node if node.domain not in ("", "ai.onnx")]
