@@ -36,12 +36,7 @@ def command_line() -> argparse.ArgumentParser:
     _add_form(command, "soft")
     _add_serving(command)
     _add_provider(command)
-    command.add_argument(
-        "--precision",
-        choices=["float32", "float16"],
-        default="float32",
-        help="float16: of the gates of soft trees, for cuda (default: float32)",
-    )
+    _add_precision(command)
 
     command = _add(commands, "split", "a model in parts: what runs on a GPU, and what does not")
     command.add_argument("model", help="an ONNX file")
@@ -52,6 +47,7 @@ def command_line() -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_form(command, "hard")
     _add_serving(command)
+    _add_precision(command)
 
     add_tune_options(_add(commands, "tune", "fine-tune a model on data"))
 
@@ -118,6 +114,15 @@ def _add_serving(command: argparse.ArgumentParser) -> None:
         type=int,
         default=1000,
         help="rows a call, for that forecast (default: 1000)",
+    )
+
+
+def _add_precision(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--precision",
+        choices=["float32", "float16"],
+        default="float32",
+        help="float16: of the gates of soft trees, for cuda (default: float32)",
     )
 
 

@@ -151,7 +151,7 @@ def _split(options: argparse.Namespace) -> int:
     data = _features(source, options.data, options.target)
     cut = split(
         source, options.form, options.temperature, data,
-        trees=options.trees, batch_size=options.batch_size,
+        trees=options.trees, batch_size=options.batch_size, precision=options.precision,
     )  # fmt: skip
     cut.save(stem, read)
     _say(options, cut.text(stem), {"model": options.model, "form": options.form, **cut.facts(stem)})

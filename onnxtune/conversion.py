@@ -13,11 +13,12 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxtune.calibration import node_spreads
 from onnxtune.copying import copy_model
-from onnxtune.cuda_form import for_cuda
+from onnxtune.cuda_form import for_cuda, warn_of_gaps
 from onnxtune.errors import ArgumentError
 from onnxtune.memory import memory_at_hand
-from onnxtune.model import ModelLike, load
+from onnxtune.model import Model, ModelLike, load
 from onnxtune.partition import partition
+from onnxtune.placement import Placement, place
 from onnxtune.preparation import (
     IR_VERSION,
     OLDEST_IR,
@@ -27,7 +28,7 @@ from onnxtune.preparation import (
     prepare,
     set_opset,
 )
-from onnxtune.runtime import input_types
+from onnxtune.runtime import input_types, value_types
 from onnxtune.saved_form import mark
 from rewrites.core.attributes import LongList, long_list
 from rewrites.core.graph_pass import Plan, rewrite_graph
@@ -100,36 +101,58 @@ def convert(
             memory in the form that was asked for than is at hand; nothing can run on a GPU;
             float16 changes an output by more than 1 % of its size.
     """
-    serving = serving_for(trees, batch_size, provider)
+    source = load(model, data if sample is None else sample)
+    proto, placement = converted(
+        source, form, temperature, data, serving_for(trees, batch_size, provider), precision
+    )
+    if placement is not None:
+        warn_of_gaps(placement, source.origin)
+    return proto
+
+
+def converted(
+    source: Model,
+    form: Form,
+    temperature: float | Literal["auto"],
+    data: Any,
+    serving: Serving,
+    precision: Precision = "float32",
+) -> tuple[onnx.ModelProto, Placement | None]:
+    """What `convert` returns, and for provider "cuda" where each node is to run.
+
+    Raises:
+        OnnxTuneError: as `convert`.
+    """
     if form not in FORMS:
         raise ArgumentError(f"Form '{form}' is none of {', '.join(FORMS)}.")
     width = check_temperature(temperature)
     if precision not in ("float32", "float16"):
         raise ArgumentError(f"precision '{precision}' is none of float32, float16.")
-    if precision == "float16" and (form, provider) != ("soft", "cuda"):
+    if precision == "float16" and (form, serving.provider) != ("soft", "cuda"):
         raise ArgumentError("precision 'float16' is for the form 'soft' with provider 'cuda'.")
-    prepared = prepare(load(model, data if sample is None else sample))
+    prepared = prepare(source)
     spreads = {} if data is None else node_spreads(prepared, data)
     routing = soft_routing(prepared) if form == "soft" else {}
-    if form == "soft" and trees != "auto" and not _hard_trees(prepared, routing):
+    if form == "soft" and serving.trees != "auto" and not _hard_trees(prepared, routing):
         raise ArgumentError(
-            f"{prepared.source.origin}: trees='{trees}' is a form of hard trees, and the soft form "
+            f"{source.origin}: trees='{serving.trees}' is a form of hard trees, and the soft form "
             "of this model has none; leave it out, or choose the form 'hard'."
         )
     proto = rewritten(prepared, Plan(routing, width, spreads, serving=serving))
-    if provider == "cuda":
-        for_cuda(proto, prepared.source.origin)
-    if precision == "float16":
-        return _in_float16(prepared, proto, data)
-    return proto
+    if serving.provider != "cuda":
+        return proto, None
+    placement = for_cuda(proto, source.origin)
+    if precision == "float32":
+        return proto, placement
+    made = _in_float16(source, proto, data)
+    return made, place(made, value_types(made))
 
 
-def _in_float16(prepared: Prepared, proto: onnx.ModelProto, data: Any) -> onnx.ModelProto:
+def _in_float16(source: Model, proto: onnx.ModelProto, data: Any) -> onnx.ModelProto:
     from onnxtune.data import load as load_data
     from onnxtune.half_precision import in_float16
     from onnxtune.sampling import sample
 
-    source = prepared.source
     if data is None:
         feed = sample(source.proto, _SAMPLED)
     else:

@@ -28,8 +28,7 @@ def for_cuda(proto: onnx.ModelProto, origin: str) -> Placement:
         origin: what to call it in messages.
 
     Returns:
-        Where each node runs. Nodes without a kernel are named in a warning: they make onnxruntime
-        copy tensors between the GPU and the CPU.
+        Where each node runs.
 
     Raises:
         UnsupportedError: nothing is left for the GPU; the message names the nodes in the way.
@@ -49,13 +48,17 @@ def for_cuda(proto: onnx.ModelProto, origin: str) -> Placement:
             f"{origin}: nothing of it can run on a GPU: {_listed(placement)}. "
             "Serve it with provider 'cpu'."
         )
+    return placement
+
+
+def warn_of_gaps(placement: Placement, origin: str) -> None:
+    """Name the nodes without a kernel: onnxruntime copies tensors to the CPU and back for them."""
     if placement.gaps:
         _log.warning(
             "%s: stay on the CPU: %s. `onnxtune split` makes models of their own of them.",
             origin,
             _listed(placement),
         )
-    return placement
 
 
 def _leaves_work(proto: onnx.ModelProto, placement: Placement) -> bool:

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import onnx
 
-from onnxtune.conversion import Form, convert
+from onnxtune.conversion import Form, Precision, converted, serving_for
 from onnxtune.graph_parts import part
 from onnxtune.joined_columns import join
-from onnxtune.model import ModelLike, check_output, write
+from onnxtune.model import ModelLike, check_output, load, write
 from onnxtune.output import table
-from onnxtune.placement import Placement, Side, place
-from onnxtune.runtime import input_types, run, value_types
+from onnxtune.placement import Placement, Side
+from onnxtune.runtime import input_types, run
 from onnxtune.subgraphs import reads
 from rewrites.core.rewrite import TreeForm
 
@@ -131,6 +131,7 @@ def split(
     trees: TreeForm | Literal["auto"] = "auto",
     batch_size: int = 1000,
     sample: Any = None,
+    precision: Precision = "float32",
 ) -> SplitModel:
     """Cut a model into a part for the CPU, one for the GPU and, for labels, a tail on the CPU.
 
@@ -147,6 +148,7 @@ def split(
         trees: as in `convert`.
         batch_size: rows a call, as in `convert`.
         sample: as in `convert`.
+        precision: as in `convert`.
 
     Returns:
         The parts. Where there is a part on the CPU, the inputs of the model that are floats go
@@ -155,13 +157,13 @@ def split(
     Raises:
         ModelError: the model is unreadable or invalid.
         ArgumentError: as in `convert`.
-        UnsupportedError: nothing of it can run on a GPU.
+        UnsupportedError: as in `convert`.
     """
-    whole = convert(
-        model, form, temperature, data,
-        trees=trees, batch_size=batch_size, provider="cuda", sample=sample,
-    )  # fmt: skip
-    return cut(whole, place(whole, value_types(whole)))
+    source = load(model, data if sample is None else sample)
+    serving = serving_for(trees, batch_size, "cuda")
+    whole, placement = converted(source, form, temperature, data, serving, precision)
+    assert placement is not None
+    return cut(whole, placement)
 
 
 def cut(whole: onnx.ModelProto, placement: Placement) -> SplitModel:

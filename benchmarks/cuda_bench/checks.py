@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from coverage_bench.checks import Feed, sampled, stored
+from coverage_bench.checks import Feed, nodes, sampled, stored
 
 import onnxtune
 from onnxtune.agreement import as_values, compare
@@ -101,5 +101,5 @@ def placement(cut: SplitModel) -> dict[str, Any]:
         if group.ep_name != "CUDAExecutionProvider"
         for node in group.get_nodes()
     ]
-    copies = sum(node.op_type.startswith("Memcpy") for node in placed.graph.node)
+    copies = sum(node.op_type.startswith("Memcpy") for node in nodes(placed.graph))
     return {"placed": dict(collections.Counter(on_cpu)), "copies": copies}
