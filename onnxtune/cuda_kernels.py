@@ -31,9 +31,6 @@ _KEPT_ON_CPU: dict[str, dict[str, Any]] = {
 }
 _RECURRENT = ("activation_alpha", "activation_beta", "clip")
 
-# onnxruntime computes the sizes of tensors on the CPU, where they are known without any copy.
-SIZES = ("Shape", "Size")
-
 
 @dataclass(frozen=True)
 class Gap:
@@ -123,8 +120,8 @@ def lack(node: onnx.NodeProto, versions: Mapping[str, int], kinds: Mapping[str, 
         versions: the opsets, by domain.
         kinds: the types of the values that it reads and makes, as onnxruntime writes them.
     """
-    if node.op_type in ("Constant", *SIZES) and node.domain in ("", "ai.onnx"):
-        return None
+    if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+        return None  # an initializer, once the file is loaded
     domain = "" if node.domain == "ai.onnx" else node.domain
     if not table()["kernels"].get(domain, {}).get(node.op_type):
         return "no kernel"

@@ -10,11 +10,15 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxtune.graph_names import names_of, unused
-from onnxtune.preparation import opset_of, value_info
+from onnxtune.preparation import element_of, opset_of, value_info
 from onnxtune.runtime import ValueType
 
 # What the one tensor is called.
 _NAME = "to_gpu"
+
+# Types whose every number float32 holds, and the number up to which it holds all whole ones.
+_EXACT = tuple(f"tensor({kind})" for kind in ("float", "bool", "int8", "uint8", "int16", "uint16"))
+_LARGEST = 1 << 24
 
 # From here on Split takes its lengths as an input.
 _SPLIT_INPUT = 13
@@ -22,7 +26,7 @@ _SPLIT_INPUT = 13
 
 @dataclass(frozen=True)
 class Joined:
-    """Tensors [N, F_i] in one, [N, sum of F_i].
+    """Tensors [N, F_i] in one of float32, [N, sum of F_i]; others are floats on the way.
 
     Attributes:
         name: of the one.
@@ -47,13 +51,18 @@ class Joined:
         names = [value.name for value in self.values]
         there = {value.name for value in graph.input}
         graph.input.extend(v for v in declared if v.name in names and v.name not in there)
-        graph.node.append(helper.make_node("Concat", names, [self.name], self.name, axis=1))
+        floats = [self._sent(value) for value in self.values]
+        for value, name in zip(self.values, floats, strict=True):
+            if name != value.name:
+                graph.node.append(_cast(value.name, name, onnx.TensorProto.FLOAT))
+        graph.node.append(helper.make_node("Concat", floats, [self.name], self.name, axis=1))
         graph.output.append(self._declared())
 
     def receive(self, model: onnx.ModelProto) -> None:
         """Let a model take the one for the several."""
         graph = model.graph
         names = [value.name for value in self.values]
+        floats = [self._sent(value) for value in self.values]
         others = [value for value in graph.input if value.name not in names]
         inputs = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in others]
         del graph.input[:]
@@ -61,27 +70,45 @@ class Joined:
         if (opset_of(model) or _SPLIT_INPUT) >= _SPLIT_INPUT:
             lengths = unused(f"{self.name}/lengths", set(names_of(graph)))
             graph.initializer.append(numpy_helper.from_array(np.array(self._widths), lengths))
-            node = helper.make_node("Split", [self.name, lengths], names, self.name, axis=1)
+            node = helper.make_node("Split", [self.name, lengths], floats, self.name, axis=1)
         else:
-            node = helper.make_node("Split", [self.name], names, self.name, axis=1,
+            node = helper.make_node("Split", [self.name], floats, self.name, axis=1,
                                     split=self._widths)  # fmt: skip
-        graph.node.insert(0, node)
+        casts = [
+            _cast(name, value.name, element_of(value))
+            for value, name in zip(self.values, floats, strict=True)
+            if name != value.name
+        ]
+        for place, added in enumerate([node, *casts]):
+            graph.node.insert(place, added)
+
+    def _sent(self, value: ValueType) -> str:
+        """What a value is called as floats."""
+        floats = value.kind == "tensor(float)"
+        return value.name if floats else f"{self.name}/{value.name}"
 
     def _declared(self) -> onnx.ValueInfoProto:
         return value_info(ValueType(self.name, "tensor(float)", (None, sum(self._widths))))
 
 
+def _cast(value: str, to: str, element: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [value], [to], f"{to}/Cast", to=element)
+
+
 def join(
     whole: onnx.ModelProto, values: Sequence[str], type_of: Callable[[str], ValueType]
 ) -> Joined | None:
-    """The float32 columns among these values as one; None where there are not two of them.
+    """The columns among these values as one; None where there are not two of them.
 
     Args:
         whole: the model that they are of.
-        values: names; whatever is no float32 [N, F], with a fixed F, is left out.
+        values: names; whatever is no [N, F], with a fixed F, of numbers that float32 holds exactly,
+            is left out.
         type_of: the type of each.
     """
-    found = tuple(type_of(value) for value in values if _is_columns(type_of(value)))
+    codes = _codes(whole)
+    types = [type_of(value) for value in values]
+    found = tuple(t for t in types if is_columns(t, (*_EXACT, t.kind if t.name in codes else "")))
     rows = {
         value.type.tensor_type.shape.dim[0].dim_param
         for value in whole.graph.input
@@ -92,6 +119,19 @@ def join(
     return Joined(unused(_NAME, set(names_of(whole.graph))), found)
 
 
-def _is_columns(value: ValueType) -> bool:
+def is_columns(value: ValueType, kinds: Sequence[str] = ("tensor(float)",)) -> bool:
+    """Whether a value is [N, F] with a fixed F, of one of these types."""
     shape = value.shape or ()
-    return value.kind == "tensor(float)" and len(shape) == 2 and shape[0] is None and bool(shape[1])
+    return value.kind in kinds and len(shape) == 2 and shape[0] is None and bool(shape[1])
+
+
+def _codes(whole: onnx.ModelProto) -> set[str]:
+    """The values that are whole numbers out of a table, none beyond what float32 holds."""
+    found = set()
+    for node in whole.graph.node:
+        held = {a.name: a for a in node.attribute}
+        if node.op_type == "LabelEncoder" and "values_int64s" in held:
+            default = held["default_int64"].i if "default_int64" in held else -1
+            if all(abs(value) <= _LARGEST for value in (*held["values_int64s"].ints, default)):
+                found.update(node.output)
+    return found

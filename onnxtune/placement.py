@@ -13,13 +13,14 @@ from typing import Literal
 import onnx
 
 from onnxtune.cuda_kernels import Gap, node_gaps
+from onnxtune.joined_columns import is_columns
 from onnxtune.runtime import ValueType
 from onnxtune.subgraphs import reads
 
 Side = Literal["cpu", "gpu", "tail"]
 
 # Operators that only move or retype numbers. Where there is a part before the GPU, they go there if
-# no more tensors go to the GPU for it.
+# fewer tensors go to the GPU for it, or as many and what goes are columns of floats.
 _MOVES = ("Cast", "Concat", "Flatten", "Gather", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
 
@@ -107,15 +108,16 @@ class _Edges:
         )
 
     def move_to_cpu(self, sides: dict[str, Side], types: Mapping[str, ValueType]) -> None:
-        """Take moves that make floats off the GPU where no more tensors then go to it."""
+        """Take moves off the GPU where fewer tensors then go to it, or one that can be joined."""
         for name, node in self.nodes.items():
             taken = dict.fromkeys(self.reads[name])
             if sides[name] != "gpu" or node.op_type not in _MOVES or node.domain != "":
                 continue
-            if not taken or node.input[0] in self.held or not types[node.output[0]].is_float:
+            if not taken or node.input[0] in self.held:
                 continue
             there = all(v not in self.maker or sides[self.maker[v]] == "cpu" for v in taken)
-            if there and any(self._is_spared(value, name, sides) for value in taken):
+            spared = sum(self._is_spared(value, name, sides) for value in taken)
+            if there and spared >= (1 if is_columns(types[node.output[0]]) else 2):
                 sides[name] = "cpu"
 
     def _is_spared(self, value: str, name: str, sides: Mapping[str, Side]) -> bool:

@@ -121,9 +121,13 @@ def test_nodes_in_other_nodes_graphs() -> None:
     assert said(head(17) + text) == ["Clip 'if/clip': no kernel for tensor(int32)"]
 
 
-def test_sizes_are_no_gap() -> None:
-    text = """g (string[N, 4] x) => (int64[2] y) { y = Shape (x) }"""
-    assert said(head(17) + text) == []
+def test_sizes_of_words_are_a_gap() -> None:
+    for kind, expected in (
+        ("float", []),
+        ("string", ["Shape 'size': no kernel for tensor(string)"]),
+    ):
+        text = f"g ({kind}[N, 4] x) => (int64[2] y) {{ [size] y = Shape (x) }}"
+        assert said(head(17) + text) == expected
 
 
 def test_the_table_is_whole() -> None:

@@ -227,3 +227,31 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["split", str(path), "-o", str(tmp_path / "other")]) == 0
     assert "From the CPU to the GPU: " in capsys.readouterr().out
     assert (tmp_path / "other.tail.onnx").exists()
+
+
+def test_codes_of_words_go_as_floats() -> None:
+    """They are whole numbers that float32 holds; others stay what they are."""
+    text = """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 2]>
+    g (string[N, 1] word, string[N, 1] other) => (float[N, 1] y)
+    <float[3, 1] w = {0.5, -0.5, 1.0}, int64[1] axis = {1}> {
+        code = ai.onnx.ml.LabelEncoder <keys_strings = ["a", "b"], values_int64s = [0, LARGEST],
+            default_int64 = 1> (word)
+        second = ai.onnx.ml.LabelEncoder <keys_strings = ["a", "b"], values_int64s = [1, 2],
+            default_int64 = 0> (other)
+        row = Squeeze (second, axis)
+        weights = Gather (w, row)
+        factor = Cast <to = 1> (code)
+        whole = Mod (code, code)
+        rest = Cast <to = 1> (whole)
+        products = Mul (weights, factor)
+        y = Add (products, rest)
+    }"""
+    feed = {
+        "word": np.array([["b"], ["b"], ["c"]], object),
+        "other": np.array([["a"], ["b"], ["c"]], object),
+    }
+    for largest, between in (("16777216", 1), ("16777217", 2)):
+        model = parsed(text.replace("LARGEST", largest))
+        cut = onnxtune.split(model)
+        assert len(cut.between) == between
+        assert_same(cut.run(feed), run(model, feed))
