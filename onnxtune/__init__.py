@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from onnxtune.estimators import to_onnx
     from onnxtune.heads import replace_head
     from onnxtune.inspection import inspect
+    from onnxtune.splitting import split
     from onnxtune.torch_module import to_torch
     from onnxtune.tuner import Tuner
     from onnxtune.tuning import tune
@@ -34,6 +35,7 @@ __all__ = [
     "convert",
     "inspect",
     "replace_head",
+    "split",
     "to_onnx",
     "to_torch",
     "tune",
@@ -51,6 +53,7 @@ _HOMES = {
     "convert": "conversion",
     "inspect": "inspection",
     "replace_head": "heads",
+    "split": "splitting",
     "to_onnx": "estimators",
     "to_torch": "torch_module",
     "tune": "tuning",

@@ -28,25 +28,26 @@ def command_line() -> argparse.ArgumentParser:
     command = _add(commands, "inspect", "what a model is made of, and what can be tuned")
     command.add_argument("model", help="an ONNX file")
     _add_serving(command)
+    _add_provider(command)
 
     command = _add(commands, "convert", "a model in standard operators, hard or soft")
     command.add_argument("model", help="an ONNX file")
     command.add_argument("-o", "--output", help="default: model.FORM.onnx beside the model")
-    command.add_argument(
-        "--form",
-        choices=["soft", "hard"],
-        default="soft",
-        help="hard: the answers of the original; soft: near them, by sigmoids (default: soft)",
-    )
-    command.add_argument(
-        "--temperature",
-        type=temperature,
-        default="auto",
-        help="width of a soft gate in units of its feature's spread (default: 0.1)",
-    )
-    command.add_argument("--data", help=f"{DATA}, to measure the spreads on")
-    command.add_argument("--target", help="a column of the data to leave out")
+    _add_form(command, "soft")
     _add_serving(command)
+    _add_provider(command)
+    _add_precision(command)
+
+    command = _add(commands, "split", "a model in parts: what runs on a GPU, and what does not")
+    command.add_argument("model", help="an ONNX file")
+    command.add_argument(
+        "-o", "--output", metavar="STEM",
+        help="STEM.cpu.onnx, STEM.gpu.onnx and STEM.tail.onnx are written (default: the model's "
+        "name without .onnx)",
+    )  # fmt: skip
+    _add_form(command, "hard")
+    _add_serving(command)
+    _add_precision(command)
 
     add_tune_options(_add(commands, "tune", "fine-tune a model on data"))
 
@@ -83,6 +84,24 @@ def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_form(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--form",
+        choices=["soft", "hard"],
+        default=default,
+        help="hard: the answers of the original; soft: near them, by sigmoids "
+        f"(default: {default})",
+    )
+    command.add_argument(
+        "--temperature",
+        type=temperature,
+        default="auto",
+        help="width of a soft gate in units of its feature's spread (default: 0.1)",
+    )
+    command.add_argument("--data", help=f"{DATA}, to measure the spreads on")
+    command.add_argument("--target", help="a column of the data to leave out")
+
+
 def _add_serving(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--trees",
@@ -96,6 +115,18 @@ def _add_serving(command: argparse.ArgumentParser) -> None:
         default=1000,
         help="rows a call, for that forecast (default: 1000)",
     )
+
+
+def _add_precision(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--precision",
+        choices=["float32", "float16"],
+        default="float32",
+        help="float16: of the gates of soft trees, for cuda (default: float32)",
+    )
+
+
+def _add_provider(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--provider",
         choices=["cpu", "cuda"],

@@ -104,7 +104,14 @@ def _convert(options: argparse.Namespace) -> int:
     default = Path(options.model).with_suffix(f".{options.form}.onnx")
     target = check_output(options.output or default, [source.path, options.data])
     data = _features(source, options.data, options.target)
-    proto = convert(source, options.form, options.temperature, data, **_serving(options))
+    proto = convert(
+        source,
+        options.form,
+        options.temperature,
+        data,
+        **_serving(options),
+        precision=options.precision,
+    )
     content = proto.SerializeToString()
     write(target, content)
     own = [node for node in proto.graph.node if node.domain not in ("", "ai.onnx")]
@@ -133,10 +140,30 @@ def _convert(options: argparse.Namespace) -> int:
     return 0
 
 
+def _split(options: argparse.Namespace) -> int:
+    from onnxtune.model import check_output, load
+    from onnxtune.splitting import split
+
+    source = load(options.model)
+    stem = options.output or Path(options.model).with_suffix("")
+    read = [source.path, options.data]
+    check_output(f"{stem}.gpu.onnx", read)
+    data = _features(source, options.data, options.target)
+    cut = split(
+        source, options.form, options.temperature, data,
+        trees=options.trees, batch_size=options.batch_size, precision=options.precision,
+    )  # fmt: skip
+    cut.save(stem, read)
+    _say(options, cut.text(stem), {"model": options.model, "form": options.form, **cut.facts(stem)})
+    return 0
+
+
 def _tune(options: argparse.Namespace) -> int:
+    from onnxtune.export import check_saved
     from onnxtune.model import check_output, load, write
     from onnxtune.tuning import tune
 
+    check_saved(options.form, options.provider)
     source = load(options.model)
     valid = _valid(options.valid, options.target)
     files = [valid[0] if isinstance(valid, tuple) else None, options.test]
@@ -155,7 +182,7 @@ def _tune(options: argparse.Namespace) -> int:
         output=options.tune_output,
         **{name: getattr(options, name) for name in PASSED},
     )
-    result.save(target, options.form)
+    result.save(target, options.form, options.provider)
     if options.history:
         write(options.history, output.as_json(result.history).encode() + b"\n")
     if options.plot:
@@ -257,6 +284,7 @@ def _demo(options: argparse.Namespace) -> int:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "inspect": _inspect,
     "convert": _convert,
+    "split": _split,
     "tune": _tune,
     "verify": _verify,
     "bench": _bench,

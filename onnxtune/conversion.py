@@ -13,10 +13,12 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxtune.calibration import node_spreads
 from onnxtune.copying import copy_model
+from onnxtune.cuda_form import for_cuda, warn_of_gaps
 from onnxtune.errors import ArgumentError
 from onnxtune.memory import memory_at_hand
-from onnxtune.model import ModelLike, load
+from onnxtune.model import Model, ModelLike, load
 from onnxtune.partition import partition
+from onnxtune.placement import Placement, place
 from onnxtune.preparation import (
     IR_VERSION,
     OLDEST_IR,
@@ -26,6 +28,7 @@ from onnxtune.preparation import (
     prepare,
     set_opset,
 )
+from onnxtune.runtime import input_types, value_types
 from onnxtune.saved_form import mark
 from rewrites.core.attributes import LongList, long_list
 from rewrites.core.graph_pass import Plan, rewrite_graph
@@ -42,11 +45,15 @@ from rewrites.core.rewrite import (
 
 _log = logging.getLogger(__name__)
 
+Precision = Literal["float32", "float16"]
 Form = Literal["soft", "hard"]
 FORMS: tuple[Form, ...] = ("soft", "hard")
 
 # The width of a soft gate in units of its feature's spread where nothing else is known.
 DEFAULT_TEMPERATURE = 0.1
+
+# Rows to measure the loss of accuracy on where there are no data.
+_SAMPLED = 1000
 
 
 def convert(
@@ -59,6 +66,7 @@ def convert(
     batch_size: int = 1000,
     provider: Provider = "cpu",
     sample: Any = None,
+    precision: Precision = "float32",
 ) -> onnx.ModelProto:
     """The model in standard operators.
 
@@ -73,9 +81,13 @@ def convert(
             `inspect` forecasts to be the fastest. In the soft form that is only for trees that
             nothing tunes, such as those before an operator without a gradient.
         batch_size: rows a call, for that forecast.
-        provider: "cpu" or "cuda", likewise.
+        provider: "cpu" or "cuda", likewise. For "cuda" every node is one that onnxruntime's CUDA
+            provider has a kernel for; a warning names those for which that cannot be, and `split`
+            takes them off. What is the same in every call is computed beforehand.
         sample: rows like those an estimator was fitted on, to tell the types of its columns and to
             compare its export on; None takes the data.
+        precision: "float16" holds the gates of soft trees in float16, for provider "cuda". How much
+            that changes is measured on the data, without data on rows sampled from the graph.
 
     Returns:
         A model at opset 17 and IR 8 where the original allows it, with the same inputs and
@@ -83,24 +95,71 @@ def convert(
 
     Raises:
         ModelError: the model is unreadable or invalid.
-        ArgumentError: no such form; a temperature that is not positive; `trees` for a soft form
-            without hard trees.
+        ArgumentError: no such form or precision; a temperature that is not positive; `trees` for a
+            soft form without hard trees; float16 for another form or provider.
         UnsupportedError: in the soft form, nothing in the model has a gradient; the trees take more
-            memory in the form that was asked for than is at hand.
+            memory in the form that was asked for than is at hand; nothing can run on a GPU;
+            float16 changes an output by more than 1 % of its size.
     """
-    serving = serving_for(trees, batch_size, provider)
+    source = load(model, data if sample is None else sample)
+    proto, placement = converted(
+        source, form, temperature, data, serving_for(trees, batch_size, provider), precision
+    )
+    if placement is not None:
+        warn_of_gaps(placement, source.origin)
+    return proto
+
+
+def converted(
+    source: Model,
+    form: Form,
+    temperature: float | Literal["auto"],
+    data: Any,
+    serving: Serving,
+    precision: Precision = "float32",
+) -> tuple[onnx.ModelProto, Placement | None]:
+    """What `convert` returns, and for provider "cuda" where each node is to run.
+
+    Raises:
+        OnnxTuneError: as `convert`.
+    """
     if form not in FORMS:
         raise ArgumentError(f"Form '{form}' is none of {', '.join(FORMS)}.")
     width = check_temperature(temperature)
-    prepared = prepare(load(model, data if sample is None else sample))
+    if precision not in ("float32", "float16"):
+        raise ArgumentError(f"precision '{precision}' is none of float32, float16.")
+    if precision == "float16" and (form, serving.provider) != ("soft", "cuda"):
+        raise ArgumentError("precision 'float16' is for the form 'soft' with provider 'cuda'.")
+    prepared = prepare(source)
     spreads = {} if data is None else node_spreads(prepared, data)
     routing = soft_routing(prepared) if form == "soft" else {}
-    if form == "soft" and trees != "auto" and not _hard_trees(prepared, routing):
+    if form == "soft" and serving.trees != "auto" and not _hard_trees(prepared, routing):
         raise ArgumentError(
-            f"{prepared.source.origin}: trees='{trees}' is a form of hard trees, and the soft form "
+            f"{source.origin}: trees='{serving.trees}' is a form of hard trees, and the soft form "
             "of this model has none; leave it out, or choose the form 'hard'."
         )
-    return rewritten(prepared, Plan(routing, width, spreads, serving=serving))
+    proto = rewritten(prepared, Plan(routing, width, spreads, serving=serving))
+    if serving.provider != "cuda":
+        return proto, None
+    placement = for_cuda(proto, source.origin)
+    if precision == "float32":
+        return proto, placement
+    made = _in_float16(source, proto, data)
+    return made, place(made, value_types(made))
+
+
+def _in_float16(source: Model, proto: onnx.ModelProto, data: Any) -> onnx.ModelProto:
+    from onnxtune.data import load as load_data
+    from onnxtune.half_precision import in_float16
+    from onnxtune.sampling import sample
+
+    if data is None:
+        feed = sample(source.proto, _SAMPLED)
+    else:
+        feed = load_data(data, input_types(source.proto)).feed
+    made, worst = in_float16(proto, feed, source.origin)
+    _log.info("%s: float16 changes outputs by up to %.2g of their size.", source.origin, worst)
+    return made
 
 
 def _hard_trees(prepared: Prepared, routing: Mapping[str, Routing]) -> bool:
@@ -159,11 +218,12 @@ def rewritten(prepared: Prepared, plan: Plan) -> onnx.ModelProto:
     """
     if prepared.obstacle is not None:
         _log.warning("left as it is: %s", prepared.obstacle)
-        copy: onnx.ModelProto = onnx.ModelProto.FromString(prepared.source.content)
-        return copy
-    proto, _ = rewrite_model(prepared.proto, plan)
-    _tidy(proto)
-    mark(proto, "soft" if "soft" in plan.routing.values() else "hard")
+        proto = onnx.ModelProto()
+        proto.ParseFromString(prepared.source.content)
+    else:
+        proto, _ = rewrite_model(prepared.proto, plan)
+        _tidy(proto)
+        mark(proto, "soft" if "soft" in plan.routing.values() else "hard")
     return proto
 
 

@@ -32,7 +32,16 @@ from rewrites.core.builder import Builder
 from rewrites.core.graph_pass import Plan, replace
 from rewrites.core.naming import node_names
 from rewrites.core.registry import find
-from rewrites.core.rewrite import Array, Attributes, Replacement, Rewrite
+from rewrites.core.rewrite import (
+    ANYWHERE,
+    PROVIDERS,
+    Array,
+    Attributes,
+    Provider,
+    Replacement,
+    Rewrite,
+    Serving,
+)
 
 SavedForm = Literal["native", "hard", "soft"]
 SAVED_FORMS: tuple[SavedForm, ...] = ("native", "hard", "soft")
@@ -294,17 +303,18 @@ def written(
     temperature: float,
     spreads: Mapping[str, Array],
     outputs: Sequence[str],
+    provider: Provider = "cpu",
 ) -> onnx.ModelProto:
     """A model with tuned tensors, in one of its three forms.
 
     Hard and soft are made from the native one, so that all three hold the same numbers. The soft
-    form is soft on the way to `outputs`, those that were tuned.
+    form is soft on the way to `outputs`, those that were tuned. For a GPU, `for_cuda` has still to
+    see to it.
 
     Raises:
-        ArgumentError: no such form.
+        ArgumentError: no such form or provider, or the native form for a GPU.
     """
-    if form not in SAVED_FORMS:
-        raise ArgumentError(f"Form '{form}' is none of {', '.join(SAVED_FORMS)}.")
+    serving = check_saved(form, provider)
     soft = form == "soft"
     routing = soft_routing(prepared, outputs) if soft else {}
     tuned = native(prepared, tensors, Plan(routing, temperature, spreads))
@@ -318,7 +328,25 @@ def written(
         stem = node.name.rsplit("/", 1)[0]
         if node.name not in known and stem in known:
             known[node.name] = known[stem]
-    return rewritten(again, Plan(routing, temperature, known))
+    return rewritten(again, Plan(routing, temperature, known, serving=serving))
+
+
+def check_saved(form: str, provider: str) -> Serving:
+    """Where a form is to run.
+
+    Raises:
+        ArgumentError: no such form or provider, or the native form for a GPU.
+    """
+    if form not in SAVED_FORMS:
+        raise ArgumentError(f"Form '{form}' is none of {', '.join(SAVED_FORMS)}.")
+    if provider not in PROVIDERS:
+        raise ArgumentError(f"provider '{provider}' is none of {', '.join(PROVIDERS)}.")
+    if form == "native" and provider == "cuda":
+        raise ArgumentError(
+            "The native form keeps operators that no GPU runs; with provider 'cuda' choose the "
+            "form 'hard' or 'soft'."
+        )
+    return Serving(provider="cuda") if provider == "cuda" else ANYWHERE
 
 
 def with_metadata(proto: onnx.ModelProto, source: Model, facts: Mapping[str, str]) -> None:

@@ -16,9 +16,10 @@ import onnx
 from onnxtune.copying import without_long_lists
 from onnxtune.differentiability import gradient_paths
 from onnxtune.errors import ArgumentError, OnnxTuneError, UnsupportedError
+from onnxtune.graph_parts import part
 from onnxtune.learned import is_learned, node_tensors, rewrite_of
 from onnxtune.neighbours import find_neighbours, shared_paths
-from onnxtune.preparation import Prepared, value_info
+from onnxtune.preparation import Prepared
 from onnxtune.runtime import ValueType
 from onnxtune.subgraphs import places, reads
 from rewrites.core.registry import find
@@ -332,7 +333,8 @@ class _Graph:
             for name, node in self.nodes.items()
             if name in core
         ]
-        return self._model(nodes, entering, list(dict.fromkeys(values)))
+        made = list(dict.fromkeys(values))
+        return part(self.prepared.proto, nodes, entering, made, self.prepared.type_of)
 
     def prefix(self, entering: list[str]) -> onnx.ModelProto | None:
         """The nodes that compute what enters the core."""
@@ -343,29 +345,4 @@ class _Graph:
         nodes = [node for name, node in self.nodes.items() if name in before]
         fed = [value.name for value in proto.graph.input if value.name not in self.initializers]
         made = [value for value in entering if value in self.maker]
-        return self._model(nodes, fed, made)
-
-    def _model(
-        self, nodes: list[onnx.NodeProto], inputs: list[str], outputs: list[str]
-    ) -> onnx.ModelProto:
-        source = self.prepared.proto
-        read = {value for node in nodes for value in reads(node)} | set(outputs)
-        held = [tensor for name, tensor in self.initializers.items() if name in read]
-        declared = {value.name: value for value in source.graph.input}
-        model = onnx.ModelProto(ir_version=source.ir_version, producer_name="onnxtune")
-        model.opset_import.extend(source.opset_import)
-        model.functions.extend(source.functions)
-        model.graph.name = source.graph.name or "graph"
-        model.graph.node.extend(nodes)
-        model.graph.initializer.extend(held)
-        for name in inputs:
-            info = declared.get(name) or value_info(self.prepared.type_of(name))
-            model.graph.input.append(info)
-        for name in outputs:
-            model.graph.output.append(value_info(self.prepared.type_of(name)))
-        named = {*inputs, *outputs}
-        made = {out for node in nodes for out in node.output}
-        model.graph.value_info.extend(
-            value for value in source.graph.value_info if value.name in made - named
-        )
-        return model
+        return part(proto, nodes, fed, made, self.prepared.type_of)

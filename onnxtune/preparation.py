@@ -269,9 +269,14 @@ def value_info(value: ValueType) -> onnx.ValueInfoProto:
     """A value's type as ONNX writes it; only its name where it is unknown or no tensor."""
     if not value.kind.startswith("tensor("):
         return helper.make_empty_tensor_value_info(value.name)
+    return helper.make_tensor_value_info(value.name, element_of(value), value.shape)
+
+
+def element_of(value: ValueType) -> int:
+    """The number by which ONNX knows the type of a tensor's elements."""
     word = value.kind.removeprefix("tensor(").removesuffix(")")
-    element = onnx.TensorProto.DataType.Value(_ELEMENT_TYPES.get(word, word.upper()))
-    return helper.make_tensor_value_info(value.name, element, value.shape)
+    element: int = onnx.TensorProto.DataType.Value(_ELEMENT_TYPES.get(word, word.upper()))
+    return element
 
 
 def opset_of(proto: onnx.ModelProto, domain: str = "") -> int | None:

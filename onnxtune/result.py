@@ -11,15 +11,16 @@ from typing import Any, Literal
 import onnx
 
 from onnxtune import tune_plot, tune_report
+from onnxtune.cuda_form import for_cuda, warn_of_gaps
 from onnxtune.errors import ArgumentError
-from onnxtune.export import SavedForm, with_metadata, written
+from onnxtune.export import SavedForm, check_saved, with_metadata, written
 from onnxtune.figures import write_figure
 from onnxtune.inner_outputs import without_inner
 from onnxtune.model import check_output, write
 from onnxtune.preparation import Prepared
 from onnxtune.settings import Epoch
 from onnxtune.target_transforms import with_inverse
-from rewrites.core.rewrite import Array
+from rewrites.core.rewrite import Array, Provider
 
 _log = logging.getLogger(__name__)
 
@@ -147,26 +148,36 @@ class TuneResult:
         """Whether any form is better than the original beyond its standard error."""
         return any(c is not None and c.verdict.accepted for c in (self.hard, self.soft))
 
-    def model(self, form: SavedForm = "native") -> onnx.ModelProto:
+    def model(self, form: SavedForm = "native", provider: Provider = "cpu") -> onnx.ModelProto:
         """The tuned model; the original in that form where tuning did not help.
 
+        Args:
+            form: "native", "hard" or "soft".
+            provider: where a hard or soft form is to run, "cpu" or "cuda", as in
+                `onnxtune.convert`.
+
         Raises:
-            ArgumentError: no such form.
+            ArgumentError: no such form or provider, or the native form for "cuda".
+            UnsupportedError: nothing of the model can run on a GPU.
         """
-        proto = self._model(form)
+        proto = self._model(form, provider)
         if self.transform is not None:
             proto = with_inverse(proto, self.report["output"], self.transform)
+        if provider == "cuda":
+            placement = for_cuda(proto, self.prepared.source.origin)
+            warn_of_gaps(placement, self.prepared.source.origin)
         return proto
 
-    def _model(self, form: SavedForm) -> onnx.ModelProto:
+    def _model(self, form: SavedForm, provider: Provider = "cpu") -> onnx.ModelProto:
         """The model without the inverse of a target's transformation."""
         taken = self.soft if form == "soft" else self.hard
         prepared, tensors = (
             (self.prepared, {}) if taken is None else (taken.prepared, taken.tensors)
         )
         proto = written(
-            prepared, tensors, form, self.temperature, self.spreads, [self.report["output"]]
-        )
+            prepared, tensors, form, self.temperature, self.spreads, [self.report["output"]],
+            provider,
+        )  # fmt: skip
         if taken is not None:
             with_metadata(proto, self.prepared.source, self.metadata)
         elif form != "native":
@@ -212,12 +223,25 @@ class TuneResult:
             )
         return None
 
-    def save(self, path: str | os.PathLike[str], form: SavedForm = "native") -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        form: SavedForm = "native",
+        provider: Provider = "cpu",
+    ) -> None:
         """Write the model; byte for byte the original where it is native and nothing was tuned.
 
+        Args:
+            path: the file.
+            form: as in `model`.
+            provider: as in `model`.
+
         Raises:
-            ArgumentError: no such form; the path is the input's, or cannot be written.
+            ArgumentError: no such form or provider, or the native form for "cuda"; the path is the
+                input's, or cannot be written.
+            UnsupportedError: nothing of the model can run on a GPU.
         """
+        check_saved(form, provider)
         target = check_output(path, [self.prepared.source.path])
         warning = self.warning(form)
         if warning:
@@ -225,7 +249,7 @@ class TuneResult:
         if form == "native" and self.hard is None and self.transform is None:
             write(target, self.prepared.source.content)
         else:
-            write(target, self.model(form).SerializeToString())
+            write(target, self.model(form, provider).SerializeToString())
 
     def text(self) -> str:
         """Every candidate beside the original, and which was taken and why."""

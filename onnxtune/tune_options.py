@@ -102,6 +102,8 @@ def _add_results(group: argparse._ArgumentGroup) -> None:
     add("-o", "--output", required=True, help="where the tuned model goes")
     add("--form", choices=["native", "hard", "soft"], default="native",
         help="native: the same graph (default); hard, soft: standard operators")  # fmt: skip
+    add("--provider", choices=["cpu", "cuda"], default="cpu",
+        help="where a hard or soft form will run (default: cpu)")  # fmt: skip
     add("--metrics", nargs="+", default=(), metavar="NAME",
         help="scikit-learn's metrics to report besides, such as accuracy or r2")  # fmt: skip
     add("--history", metavar="FILE", help="write the epochs as JSON")

@@ -31,6 +31,7 @@ INTERFACE = {
     "convert",
     "inspect",
     "replace_head",
+    "split",
     "to_onnx",
     "to_torch",
     "tune",

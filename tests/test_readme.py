@@ -25,7 +25,7 @@ from rewrites.core.registry import all_rewrites, forget
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REFERENCE = ROOT / "docs" / "reference"
-COMMANDS = ("inspect", "convert", "tune", "verify", "bench", "demo")
+COMMANDS = ("inspect", "convert", "split", "tune", "verify", "bench", "demo")
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -251,7 +251,9 @@ def test_public_names_of_the_reference() -> None:
         assert f"`onnxtune.{name}`" in text, name
 
 
-@pytest.mark.parametrize("name", ["inspect", "convert", "to_torch", "tune", "verify", "bench"])
+@pytest.mark.parametrize(
+    "name", ["inspect", "convert", "split", "to_torch", "tune", "verify", "bench"]
+)
 def test_parameters_of_the_reference(name: str) -> None:
     body = sections(REFERENCE / "python.md")[f"onnxtune.{name}"]
     table = body[body.index("| parameter |") :].partition("\n\n")[0]

@@ -376,13 +376,12 @@ def test_the_command_line_takes_the_form(tmp_path: Any, capsys: pytest.CaptureFi
     trees = random_trees(rng, count=5, depth=3, shape="balanced")
     path, target = tmp_path / "model.onnx", tmp_path / "hard.onnx"
     onnx.save(regressor(trees, random_weights(rng, trees, 1), 1), path)
-    chosen = ["--batch-size", "1", "--provider", "cuda"]
     for form in TREE_FORMS:
-        options = ["--trees", form, *chosen]
+        options = ["--trees", form, "--batch-size", "1"]
         assert main(["convert", str(path), "--form", "hard", "-o", str(target), *options]) == 0
         assert form_of(onnx.load(target)) == form
         capsys.readouterr()
-        assert main(["inspect", str(path), "--json", *options]) == 0
+        assert main(["inspect", str(path), "--json", "--provider", "cuda", *options]) == 0
         found = json.loads(capsys.readouterr().out)["nodes"][0]["trees"]
         assert found["form"] == form
     alone = found["row_seconds"]["gemm"]

@@ -65,7 +65,7 @@ def check(path: Path) -> dict[str, Any]:
     def read() -> str:
         nonlocal model, feeds
         model = load(path)
-        feeds = [feed for feed in (_sampled(model, 256), _stored(model, path)) if feed is not None]
+        feeds = [feed for feed in (sampled(model, 256), stored(model, path)) if feed is not None]
         return HOLDS if feeds else "no rows: neither sampled nor stored ones run"
 
     attempt("readable", read)
@@ -120,7 +120,7 @@ def _torch_checks(
     return single
 
 
-def _sampled(model: Model, rows: int) -> Feed | None:
+def sampled(model: Model, rows: int) -> Feed | None:
     """Rows from the model's own graph, where it takes them."""
     try:
         feed = sample(model.proto, rows)
@@ -130,7 +130,7 @@ def _sampled(model: Model, rows: int) -> Feed | None:
     return feed
 
 
-def _stored(model: Model, path: Path) -> Feed | None:
+def stored(model: Model, path: Path) -> Feed | None:
     """Arrays in a .npz file beside the model, or in `data.npz` of a folder that has one model.
 
     They are called like the inputs, or in0, in1, ... in their order.
@@ -154,17 +154,17 @@ def _stored(model: Model, path: Path) -> Feed | None:
 
 def _in_scope(model: Model) -> bool:
     """Whether the model has nodes of ai.onnx.ml, and inputs and outputs that are all numbers."""
-    nodes = [node for node in _nodes(model.proto.graph) if node.domain == "ai.onnx.ml"]
+    own = [node for node in nodes(model.proto.graph) if node.domain == "ai.onnx.ml"]
     values = [*input_types(model.proto), *output_types(model.proto)]
-    return bool(nodes) and not any("string" in value.kind for value in values)
+    return bool(own) and not any("string" in value.kind for value in values)
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
+                yield from nodes(inner)
 
 
 def _hard(
@@ -179,7 +179,7 @@ def _hard(
     record["hard_seconds"] = time.perf_counter() - started
     left = {
         f"{node.domain}:{node.op_type}"
-        for node in _nodes(converted.graph)
+        for node in nodes(converted.graph)
         # No standard operator makes maps: ZipMap stays for whoever wants them.
         if node.domain not in STANDARD_DOMAINS and node.op_type != "ZipMap"
     }

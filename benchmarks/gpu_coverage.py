@@ -1,0 +1,156 @@
+"""How many of a folder's models run on a GPU as a whole, or but for what `split` takes off.
+
+    python benchmarks/gpu_coverage.py FOLDER [--id NAME] [--every N] [--json FILE]
+
+Needs no GPU. Each model, in a process of its own, is split; every node of its GPU part is looked up
+in the table of kernels; the form for the CUDA provider, and the parts one after another, must give
+the original's answers on the CPU. Where gcc is at hand, onnxruntime is asked as well which nodes it
+would give to the CUDA provider and where it would copy (see cuda_bench/stand_ins.py). Prints the
+shares, nodes outside the table by operator and the reasons of failures, and writes them with each
+model's record to benchmarks/results/gpu_coverage.json. The exit status is 1 where a node is outside
+the table or an answer is another one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from coverage_bench.processes import each_apart
+from cuda_bench.checks import HOLDS, STANDING_IN, check
+from cuda_bench.stand_ins import build
+from facts import facts
+
+from onnxtune import output
+from onnxtune.model import write
+
+RESULTS = Path(__file__).parent / "results" / "gpu_coverage.json"
+
+Records = dict[str, dict[str, Any]]
+
+
+def summary(records: Records) -> dict[str, tuple[int, int]]:
+    """Line of the table -> (how many hold, of how many)."""
+    split = [record for record in records.values() if record.get("split") == HOLDS]
+    asked = [record for record in split if "copies" in record]
+    cpu = [record for record in split if "cpu" in record["nodes"]]
+    return {
+        "with a part for the GPU": (len(split), len(records)),
+        "its nodes all in the table": (sum(not r["outside"] for r in split), len(split)),
+        "no copy within it, by onnxruntime": (sum(not r["copies"] for r in asked), len(asked)),
+        "form for CUDA equal": (sum("WRONG" not in r["equal"] for r in split), len(split)),
+        "parts equal": (sum("WRONG" not in r["chained"] for r in split), len(split)),
+        "one part, all on the GPU": (sum(len(r["nodes"]) == 1 for r in split), len(split)),
+        "a CPU part before it": (len(cpu), len(split)),
+        "one tensor from there to the GPU": (sum(len(r["between"]) == 1 for r in cpu), len(cpu)),
+        "a tail": (sum("tail" in r["nodes"] for r in split), len(split)),
+    }
+
+
+def operators(records: Records, what: str) -> list[tuple[str, int, list[str]]]:
+    """(operator, nodes, names of models) of a count in the records, the most frequent first."""
+    nodes: collections.Counter[str] = collections.Counter()
+    models = collections.defaultdict(list)
+    for name, record in records.items():
+        for operator, count in record.get(what, {}).items():
+            nodes[operator] += count
+            models[operator].append(name)
+    return [(operator, count, models[operator]) for operator, count in nodes.most_common()]
+
+
+def reasons(records: Records) -> list[tuple[str, str, list[str]]]:
+    """(check, reason, names of models), the most frequent first; names and numbers apart."""
+    found: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
+    for name, record in records.items():
+        for stage in ("died", "split", "equal", "chained"):
+            outcome = record.get(stage, HOLDS)
+            if outcome != HOLDS:
+                plain = re.sub(r"\S+\.onnx: |'[^']*'|-?\d[\d.e+-]*|\[[^]]*\]", "_", outcome)
+                found[stage, plain].append(name)
+    order = sorted(found, key=lambda key: (key[0], -len(found[key])))
+    return [(*key, found[key]) for key in order]
+
+
+def _with_stand_ins() -> None:
+    """Start anew with stand-ins for CUDA's libraries: they are looked for when a process starts."""
+    there = all(shutil.which(tool) for tool in ("gcc", "nm", "readelf"))
+    if STANDING_IN in os.environ or not there or "gpu" not in onnxruntime.get_device().lower():
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        build(Path(folder))
+        environment = os.environ | {"LD_LIBRARY_PATH": folder, STANDING_IN: folder}
+        status = os.spawnve(os.P_WAIT, sys.executable, [sys.executable, *sys.argv], environment)
+    raise SystemExit(status)
+
+
+def main() -> int:
+    """Run the checks."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--id", help="only models whose path contains this")
+    parser.add_argument("--every", type=int, default=1, help="only every N-th model")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--timeout", type=float, default=120)
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    _with_stand_ins()
+    paths = sorted(options.folder.rglob("*.onnx"))
+    if options.id:
+        paths = [path for path in paths if options.id in str(path.relative_to(options.folder))]
+    paths = paths[:: options.every]
+    if not paths:
+        parser.error(f"{options.folder}: holds no such .onnx file")
+    records: Records = {}
+    with output.progress(len(paths), "models") as bar:
+        for path, record in each_apart(check, paths, options.jobs, options.timeout):
+            records[str(path.relative_to(options.folder))] = record
+            bar.update(1)
+    records = dict(sorted(records.items()))
+    if options.id:
+        print(output.as_json(records))
+        return int(any(map(_is_wrong, records.values())))
+    figures = summary(records)
+    lines = [
+        [line, held, of, f"{held / of:.1%}" if of else ""] for line, (held, of) in figures.items()
+    ]
+    print(f"{len(records)} models\n")
+    print(output.table(["", "hold", "of", "share"], lines))
+    listed = [
+        [what, operator, nodes, len(names), names[0][:24]]
+        for what in ("outside", "placed")
+        for operator, nodes, names in operators(records, what)
+    ]
+    heads = ["outside the table, placed on the CPU", "operator", "nodes", "models", "such as"]
+    print("\n" + output.table(heads, listed, "llrrl"))
+    grouped = reasons(records)
+    rows = [[stage, len(names), why[:140], names[0][:24]] for stage, why, names in grouped]
+    print("\n" + output.table(["check", "models", "reason", "such as"], rows, "lrll"))
+    whole = {
+        **facts("python benchmarks/gpu_coverage.py FOLDER"),
+        "models": len(records),
+        "figures": figures,
+        "reasons": [{"check": s, "reason": why, "models": names} for s, why, names in grouped],
+        "records": records,
+    }
+    if options.json.parent == RESULTS.parent:
+        RESULTS.parent.mkdir(exist_ok=True)
+    write(options.json, output.as_json(whole).encode() + b"\n")
+    return int(any(map(_is_wrong, records.values())))
+
+
+def _is_wrong(record: dict[str, Any]) -> bool:
+    texts = [value for value in record.values() if isinstance(value, str)]
+    bad = any(text.startswith(("WRONG", "CRASH")) for text in texts)
+    return bad or "died" in record or bool(record.get("outside"))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
