@@ -7,12 +7,13 @@ prefix, which onnxruntime runs once; what is left (labels, ZipMap) is the tail.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import onnx
 
+from onnxtune.comparisons import Truths, compared, find_truths
 from onnxtune.copying import without_long_lists
 from onnxtune.differentiability import gradient_paths
 from onnxtune.errors import ArgumentError, OnnxTuneError, UnsupportedError
@@ -36,6 +37,8 @@ class Partition:
         tensors: those that reach the chosen outputs: what can be tuned.
         outputs: chosen output name -> the float value behind it.
         refused: node name -> why its rewrite cannot handle it.
+        thresholds: the comparisons with learned thresholds, node name -> tensor.
+        truths: the float values that are zeros and ones because of them.
         inputs: the values that enter the core.
         core: the core as a model of its own, its nodes as they were but for the long lists of
             operators of ai.onnx.ml, which `learned.ir_node` has.
@@ -47,6 +50,8 @@ class Partition:
     tensors: tuple[str, ...]
     outputs: dict[str, str]
     refused: dict[str, str]
+    thresholds: dict[str, str]
+    truths: frozenset[str]
     inputs: tuple[ValueType, ...]
     core: onnx.ModelProto
     prefix: onnx.ModelProto | None
@@ -80,14 +85,7 @@ def partition(prepared: Prepared, outputs: Sequence[str] | None = None) -> Parti
         )
     learned = graph.learned(floats.values())
     chosen = _choose(prepared, graph, floats, outputs)
-    while True:
-        active = graph.learned(chosen.values())
-        core = graph.between({name for held in active.values() for name in held}, chosen.values())
-        shared = graph.read_before(active, core)
-        if not shared:
-            break
-        # The prefix runs once: a number that it reads as well must stay what it was.
-        graph.forget(shared)
+    active, core = graph.tuned(chosen.values())
     if not active:
         raise UnsupportedError(f"{prepared.source.origin}: nothing to tune: {graph.obstacle()}")
     entering = graph.entering(core)
@@ -98,6 +96,8 @@ def partition(prepared: Prepared, outputs: Sequence[str] | None = None) -> Parti
         tensors=tuple(active),
         outputs=chosen,
         refused=graph.refused,
+        thresholds={n: name for n, name in graph.truths.thresholds.items() if name in active},
+        truths=graph.truths.numbers,
         inputs=tuple(prepared.type_of(name) for name in entering),
         core=graph.extract(core, entering, chosen.values()),
         prefix=graph.prefix(entering),
@@ -166,13 +166,25 @@ class _Graph:
         self.holders: dict[str, list[str]] = {}
         self.values_of: dict[str, list[str]] = {}
         self._paths: dict[str, list[tuple[int | None, int]]] = {}
-        self._neighbours = find_neighbours(prepared.proto.graph)
-        self._shared = {value for found in self._neighbours for value in found.tagged}
+        self.truths = Truths()
         self._find_tensors()
+        # Only where nothing else moves a threshold is a comparison with it soft.
+        learned = {name for name, tensor in self.initializers.items() if is_learned(tensor)}
+        if compared(prepared.proto.graph, learned):
+            learned -= self.tuned(float_outputs(prepared).values())[0].keys()
+            thresholds = compared(prepared.proto.graph, learned)
+            self.truths = find_truths(prepared.proto.graph, thresholds)
+            self._find_tensors()
 
     def _find_tensors(self) -> None:
         """Fill `holders` (tensor -> nodes that read it) and the gradient paths of each node."""
-        shares = shared_paths(self._neighbours)
+        self.holders, self.values_of = {}, {}
+        neighbours = find_neighbours(self.prepared.proto.graph, self.truths.numbers)
+        self._shared = {value for found in neighbours for value in found.tagged}
+        self._shared |= self.truths.carried
+        shares = shared_paths(neighbours)
+        for name, carried in self.truths.paths.items():
+            shares.setdefault(name, set()).update(carried)
         for name, node in self.nodes.items():
             paths = list(dict.fromkeys([*gradient_paths(node), *sorted(shares.get(name, ()))]))
             roles: Iterable[str] = ()
@@ -207,6 +219,17 @@ class _Graph:
             if any(value in carrying for value in makes)
         }
 
+    def tuned(self, values: Collection[str]) -> tuple[dict[str, list[str]], set[str]]:
+        """What `learned` gives, but for what must stay, and the nodes from there to the values."""
+        while True:
+            active = self.learned(values)
+            core = self.between({name for held in active.values() for name in held}, values)
+            shared = self.read_before(active, core)
+            if not shared:
+                return active, core
+            # The prefix runs once: a number that it reads as well must stay what it was.
+            self.forget(shared)
+
     def read_before(self, tensors: Iterable[str], core: set[str]) -> set[str]:
         """The tensors whose numbers nodes before the core read too; shapes stay what they are."""
         before = self._before(self.entering(core))
@@ -240,7 +263,7 @@ class _Graph:
         return reached
 
     def _is_float(self, value: str) -> bool:
-        # Places of neighbours carry shares.
+        # Places of neighbours carry shares, and so do truth values.
         if value in self._shared:
             return True
         # A value of unknown type (inside a model that could not be inferred) is given the benefit.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from onnxtune.caching import Border, Settled
 from onnxtune.calibration import node_spreads
 from onnxtune.columns import check_batch
+from onnxtune.comparisons import soften_comparisons, step_unit
 from onnxtune.constraints import constraint_of
 from onnxtune.conversion import check_temperature, rewrite_model
 from onnxtune.data import load as load_data
@@ -312,8 +313,11 @@ class OnnxModule(nn.Module):
         proto, _ = rewrite_model(self.cut.core, plan, read)
         # Leaves are trained with hard routing, and may stand before votes.
         if routing != "hard" or (trees and not self._sharing):
-            soft = self._sharing and routing == "soft"
-            soften_neighbours(proto, straight=not soft)
+            straight = not (self._sharing and routing == "soft")
+            steps = {} if routing == "hard" else self.cut.thresholds
+            units = {name: self.learned[name].unit for name in steps.values()}
+            soften_comparisons(proto, steps, units, self.cut.truths, straight)
+            soften_neighbours(proto, straight, self.cut.truths)
         links = {name: find_source(proto.graph, v) for name, v in self.cut.outputs.items()}
         self._links[routing] = links
         sources = [source.value for source in links.values()]
@@ -344,6 +348,9 @@ def _initializer(
 ) -> Learned:
     """A learned initializer of a standard node, its unit taken from what it meets there."""
     value = tensor_value(prepared, name)
+    for held, threshold in cut.thresholds.items():
+        if threshold == name:
+            return Learned(value, "thresholds", step_unit(value, spreads.get(held)))
     node = next(node for node in cut.core.graph.node if name in reads(node))
     spread = spreads.get(node.name)
     size = float(np.sqrt(np.mean(np.square(value, dtype=np.float64)))) or 1.0
