@@ -28,6 +28,7 @@ _LAYOUT = frozenset(
         *("Squeeze", "Tile", "Transpose", "Unsqueeze"),
     ]
 )
+_LOOKUPS = frozenset(["ArrayFeatureExtractor", "Gather", "GatherElements", "GatherND"])
 # Operators that mean the same of shares as of whole numbers.
 _SUMS = frozenset(["Add", "Concat", "Mul", "Sub", "Sum"])
 
@@ -71,19 +72,28 @@ def find_truths(graph: onnx.GraphProto, thresholds: Mapping[str, str]) -> Truths
     typed = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         typed.setdefault(value.name, value.type.tensor_type.elem_type)
-    carried: set[str] = set()
+    carried: dict[str, frozenset[str]] = {}  # value -> the comparisons behind it
     exits: set[str] = set()
+    places: set[str] = set()
     paths: Paths = {}
     for node in graph.node:
         if node.name in thresholds:
             paths[node.name] = {(0, 0), (1, 0)}
-            carried.add(node.output[0])
+            carried[node.output[0]] = frozenset([node.name])
             continue
         at = [place for place, name in enumerate(node.input) if name in carried]
+        behind = frozenset().union(*(carried[node.input[place]] for place in at))
         if at and _passes(node, at):
             paths[node.name] = {(place, 0) for place in at}
-            kind = _kind(node, carried, typed)
-            (exits if kind in FLOATS else carried).add(node.output[0])
+            if _kind(node, typed) in FLOATS:
+                exits.add(node.output[0])
+            else:
+                carried[node.output[0]] = behind
+        elif at and node.op_type in _LOOKUPS:
+            places |= behind
+    if places:
+        # A share of a place is no place: these decide what is looked up.
+        return find_truths(graph, {n: t for n, t in thresholds.items() if n not in places})
     numbers = frozenset(_numbers(graph, carried, exits))
     kept = {name: tensor for name, tensor in thresholds.items() if name in paths}
     return Truths(kept, frozenset(carried), frozenset(exits), numbers, paths)
@@ -97,7 +107,7 @@ def _passes(node: onnx.NodeProto, at: list[int]) -> bool:
     return node.op_type in _LOGIC | _SUMS | {"Where"}
 
 
-def _kind(node: onnx.NodeProto, carried: set[str], typed: Mapping[str, int]) -> int:
+def _kind(node: onnx.NodeProto, typed: Mapping[str, int]) -> int:
     """The type of what a node makes, as far as it may be a float."""
     if node.op_type == "Cast":
         return _target(node)
@@ -110,7 +120,7 @@ def _target(node: onnx.NodeProto) -> int:
     return next(int(a.i) for a in node.attribute if a.name == "to")
 
 
-def _numbers(graph: onnx.GraphProto, carried: set[str], exits: set[str]) -> Iterator[str]:
+def _numbers(graph: onnx.GraphProto, carried: Collection[str], exits: set[str]) -> Iterator[str]:
     """Exits of truth values, and what is put together of them and of zeros and ones."""
     held = {t.name: t for t in graph.initializer if t.data_type in FLOATS}
     whole = {name for name, tensor in held.items() if _is_whole(tensor)}
@@ -118,7 +128,7 @@ def _numbers(graph: onnx.GraphProto, carried: set[str], exits: set[str]) -> Iter
     zeros: set[str] = set()
     logical = {
         node.output[0] for node in graph.node if node.op_type in _ABOVE or node.op_type in _LOGIC
-    } & carried
+    }.intersection(carried)
     for node in graph.node:
         out = node.output[0] if node.output else ""
         read = list(node.input)
@@ -173,7 +183,7 @@ def soften_comparisons(
     Args:
         proto: a core in standard operators, its nodes named; it is written to.
         thresholds: comparison, by the node's name -> the initializer that it compares with.
-        units: initializer -> `step_unit`.
+        units: node name -> `step_unit` of its threshold.
         truths: `Truths.numbers` of the whole graph.
         straight: whether values stay what they are, and only gradients are of shares.
     """
@@ -191,7 +201,7 @@ def soften_comparisons(
         copy = onnx.NodeProto.FromString(node.SerializeToString())
         if node.name in found.thresholds:
             slope = f"{node.name}/inverse_temperature"
-            widths = 1.0 / np.asarray(units[found.thresholds[node.name]], np.float64)
+            widths = 1.0 / np.asarray(units[node.name], np.float64)
             held = numpy_helper.from_array(np.asarray(widths, np.float32), slope)
             graph.initializer.append(held)
             made += [copy, _own("ShareOfTruth", [*node.input, slope], _share(out), node)]

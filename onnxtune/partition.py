@@ -18,7 +18,7 @@ from onnxtune.copying import without_long_lists
 from onnxtune.differentiability import gradient_paths
 from onnxtune.errors import ArgumentError, OnnxTuneError, UnsupportedError
 from onnxtune.learned import is_learned, node_tensors, rewrite_of
-from onnxtune.neighbours import find_neighbours, shared_paths
+from onnxtune.neighbours import FLOATS, find_neighbours, shared_paths
 from onnxtune.preparation import Prepared, value_info
 from onnxtune.runtime import ValueType
 from onnxtune.subgraphs import places, reads
@@ -37,7 +37,7 @@ class Partition:
         tensors: those that reach the chosen outputs: what can be tuned.
         outputs: chosen output name -> the float value behind it.
         refused: node name -> why its rewrite cannot handle it.
-        thresholds: the comparisons with learned thresholds, node name -> tensor.
+        thresholds: the comparisons that are soft, node name -> the initializer compared with.
         truths: the float values that are zeros and ones because of them.
         inputs: the values that enter the core.
         core: the core as a model of its own, its nodes as they were but for the long lists of
@@ -96,7 +96,7 @@ def partition(prepared: Prepared, outputs: Sequence[str] | None = None) -> Parti
         tensors=tuple(active),
         outputs=chosen,
         refused=graph.refused,
-        thresholds={n: name for n, name in graph.truths.thresholds.items() if name in active},
+        thresholds={n: t for n, t in graph.truths.thresholds.items() if n in core},
         truths=graph.truths.numbers,
         inputs=tuple(prepared.type_of(name) for name in entering),
         core=graph.extract(core, entering, chosen.values()),
@@ -166,24 +166,30 @@ class _Graph:
         self.holders: dict[str, list[str]] = {}
         self.values_of: dict[str, list[str]] = {}
         self._paths: dict[str, list[tuple[int | None, int]]] = {}
-        self.truths = Truths()
-        self._find_tensors()
-        # Only where nothing else moves a threshold is a comparison with it soft.
-        learned = {name for name, tensor in self.initializers.items() if is_learned(tensor)}
-        if compared(prepared.proto.graph, learned):
-            learned -= self.tuned(float_outputs(prepared).values())[0].keys()
-            thresholds = compared(prepared.proto.graph, learned)
-            self.truths = find_truths(prepared.proto.graph, thresholds)
-            self._find_tensors()
+        self._find_tensors(Truths())
+        self._soften_comparisons(float_outputs(prepared).values())
 
-    def _find_tensors(self) -> None:
+    def _soften_comparisons(self, values: Collection[str]) -> None:
+        """Only those that free a tensor that nothing else moves: a threshold, or one before it."""
+        graph = self.prepared.proto.graph
+        floats = {t for t, held in self.initializers.items() if held.data_type in FLOATS}
+        if not compared(graph, floats):
+            return
+        moved = self.tuned(values)[0].keys()
+        every = compared(graph, floats - moved)
+        self._find_tensors(find_truths(graph, every))
+        freed = [held for t, held in self.learned(values).items() if t not in moved]
+        after = self._after({node for held in freed for node in held})
+        self._find_tensors(find_truths(graph, {n: t for n, t in every.items() if n in after}))
+
+    def _find_tensors(self, truths: Truths) -> None:
         """Fill `holders` (tensor -> nodes that read it) and the gradient paths of each node."""
-        self.holders, self.values_of = {}, {}
-        neighbours = find_neighbours(self.prepared.proto.graph, self.truths.numbers)
+        self.truths, self.holders, self.values_of = truths, {}, {}
+        neighbours = find_neighbours(self.prepared.proto.graph, truths.numbers)
         self._shared = {value for found in neighbours for value in found.tagged}
-        self._shared |= self.truths.carried
+        self._shared |= truths.carried
         shares = shared_paths(neighbours)
-        for name, carried in self.truths.paths.items():
+        for name, carried in truths.paths.items():
             shares.setdefault(name, set()).update(carried)
         for name, node in self.nodes.items():
             paths = list(dict.fromkeys([*gradient_paths(node), *sorted(shares.get(name, ()))]))

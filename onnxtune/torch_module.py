@@ -315,7 +315,7 @@ class OnnxModule(nn.Module):
         if routing != "hard" or (trees and not self._sharing):
             straight = not (self._sharing and routing == "soft")
             steps = {} if routing == "hard" else self.cut.thresholds
-            units = {name: self.learned[name].unit for name in steps.values()}
+            units = {node: _step(self.prepared, node, t, self.spreads) for node, t in steps.items()}
             soften_comparisons(proto, steps, units, self.cut.truths, straight)
             soften_neighbours(proto, straight, self.cut.truths)
         links = {name: find_source(proto.graph, v) for name, v in self.cut.outputs.items()}
@@ -350,7 +350,7 @@ def _initializer(
     value = tensor_value(prepared, name)
     for held, threshold in cut.thresholds.items():
         if threshold == name:
-            return Learned(value, "thresholds", step_unit(value, spreads.get(held)))
+            return Learned(value, "thresholds", _step(prepared, held, name, spreads))
     node = next(node for node in cut.core.graph.node if name in reads(node))
     spread = spreads.get(node.name)
     size = float(np.sqrt(np.mean(np.square(value, dtype=np.float64)))) or 1.0
@@ -366,6 +366,12 @@ def _initializer(
     if node.op_type in ("Add", "Sub") and spread is not None and value.shape[-1:] == spread.shape:
         return Learned(value, "offsets", np.where(spread > 0, spread, size))
     return Learned(value, "weights", size)
+
+
+def _step(
+    prepared: Prepared, node: str, threshold: str, spreads: Mapping[str, Array]
+) -> Array | float:
+    return step_unit(tensor_value(prepared, threshold), spreads.get(node))
 
 
 def matching(pattern: str, names: Sequence[str] | Mapping[str, Any]) -> list[str]:

@@ -203,6 +203,38 @@ def test_a_comparison_that_decides_about_labels_alone_stays() -> None:
         to_torch(made)
 
 
+def test_weights_before_the_only_comparison_are_tuned() -> None:
+    """A hinge: a class or none, by the sign of a score."""
+    made = parse(
+        """g (float[N, 2] x) => (float[N, 1] y) {
+            score = MatMul (x, weights) \n above = Greater (score, zero)
+            y = Where (above, one, zero)
+        }""",
+        weights=np.array([[1.0], [-0.5]], np.float32),
+        zero=np.zeros(1, np.float32),
+        one=np.ones(1, np.float32),
+    )
+    soft, straight = (to_torch(made, how) for how in ("soft", "straight-through"))
+    assert set(soft.tensors()) == {"weights"}
+    np.testing.assert_array_equal(values(straight).detach(), run(made, {"x": ROWS})["y"])
+    for module in (soft, straight):
+        values(module).sum().backward()
+        assert module.tensors()["weights"].grad.all()
+
+
+def test_what_decides_about_places_stays_exact() -> None:
+    made = parse(
+        """g (float[N, 2] x) => (float[N, 2] y) {
+            below = Less (x, high) \n first = Constant <value_ints = [0]> ()
+            second = Constant <value_ints = [1]> () \n place = Where (below, first, second)
+            y = Gather (table, place)
+        }""",
+        high=HIGH,
+        table=np.array([2.0, 3.0], np.float32),
+    )
+    assert set(to_torch(made).tensors()) == {"table"}
+
+
 @pytest.mark.parametrize("form", ["native", "hard", "soft"])
 def test_files_hold_exact_comparisons(form: str) -> None:
     module = to_torch(ONE_HOT)
