@@ -23,6 +23,7 @@ _SHARE_OF_RANGE = 0.15
 
 # Standard operators whose second operand is often learned.
 _HOLDING = ("MatMul", "Gemm", "Add", "Sub", "Mul", "Div")
+_COMPARING = ("Less", "LessOrEqual", "Greater", "GreaterOrEqual")
 
 
 def node_spreads(prepared: Prepared, data: Any) -> dict[str, Array]:
@@ -45,11 +46,12 @@ def feed_spreads(prepared: Prepared, feed: Mapping[str, Array]) -> dict[str, Arr
     wanted: dict[str, tuple[str, float]] = {}
     for node in prepared.proto.graph.node:
         rewrite = find(node.domain, node.op_type)
-        if node.op_type in _HOLDING or rewrite is not None:
+        if node.op_type in _HOLDING + _COMPARING or rewrite is not None:
             read = [name for name in node.input if name and name not in held]
             trees = rewrite is not None and rewrite.ensemble is not None
+            steps = trees or node.op_type in _COMPARING
             if read:
-                wanted[node.name] = read[0], 0.0 if trees else _SHARE_OF_RANGE
+                wanted[node.name] = read[0], 0.0 if steps else _SHARE_OF_RANGE
     rows = {name: array[:MOST_ROWS] for name, array in feed.items()}
     values = matrices(prepared, rows, sorted({value for value, _ in wanted.values()}))
     measured = {key: _spread(values[key[0]], key[1]) for key in set(wanted.values())

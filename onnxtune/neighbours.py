@@ -8,7 +8,7 @@ would be with each candidate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import onnx
@@ -34,7 +34,7 @@ _LOOKUPS = frozenset(["ArrayFeatureExtractor", "Gather"])
 _PLACES: dict[str, int] = {"TopK": 1, "ArgMax": 0, "ArgMin": 0, "TreeEnsembleClassifier": 0}
 # A score below it stands for "no vote".
 _NO_SCORE = -1e38
-_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,21 @@ class Neighbours:
         return found
 
 
-def find_neighbours(graph: onnx.GraphProto) -> list[Neighbours]:
+def find_neighbours(
+    graph: onnx.GraphProto, truths: Collection[str] = frozenset()
+) -> list[Neighbours]:
     """Every node of a graph that finds places and has floats behind them.
 
     What ArgMax or ArgMin finds is a label as a rule, and stays one as a float; it decides about
     floats where it is compared with a class, as votes are, where ArgMin looks up the float of the
     nearest, as in an isotonic calibrator, and where it looks up several floats at once, as the
-    classes' shares in the leaf of a tree.
+    classes' shares in the leaf of a tree. Of `truths`, zeros and ones, ArgMax finds the first that
+    is true: the number of a bin, as a float too.
     """
     typed = {t.name: t.data_type for t in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         typed.setdefault(value.name, value.type.tensor_type.elem_type)
-    floats = {name for name, kind in typed.items() if kind in _FLOATS}
+    floats = {name for name, kind in typed.items() if kind in FLOATS}
     grids = {
         t.name
         for t in graph.initializer
@@ -86,9 +89,9 @@ def find_neighbours(graph: onnx.GraphProto) -> list[Neighbours]:
     found = []
     for node in graph.node:
         if _finds_places(node):
-            if typed.get(node.input[0], 0) not in (0, *_FLOATS) and node.domain in STANDARD_DOMAINS:
+            if typed.get(node.input[0], 0) not in (0, *FLOATS) and node.domain in STANDARD_DOMAINS:
                 continue  # whole numbers have no gradient
-            region = _behind(node, graph.node, floats, grids)
+            region = _behind(node, graph.node, floats, grids, node.input[0] in truths)
             if region.exits:
                 found.append(region)
     return found
@@ -111,7 +114,11 @@ def _finds_places(node: onnx.NodeProto) -> bool:
 
 
 def _behind(
-    top: onnx.NodeProto, nodes: Iterable[onnx.NodeProto], floats: set[str], grids: set[str]
+    top: onnx.NodeProto,
+    nodes: Iterable[onnx.NodeProto],
+    floats: set[str],
+    grids: set[str],
+    all_count: bool,
 ) -> Neighbours:
     makers: dict[str, onnx.NodeProto] = {}
     found = top.output[_PLACES[top.op_type] :][:1]
@@ -124,7 +131,8 @@ def _behind(
         makers[out] = node
         if _is_float(node, tagged, floats):
             between = _upstream(out, makers)
-            if top.op_type == "TopK" or any(_decides(top, held, floats, grids) for held in between):
+            decide = (_decides(top, held, floats, grids) for held in between)
+            if top.op_type == "TopK" or all_count or any(decide):
                 exits[out] = between
         else:
             tagged.add(out)
@@ -152,7 +160,7 @@ def _passes(node: onnx.NodeProto, tagged: set[str]) -> bool:
 
 def _is_float(node: onnx.NodeProto, tagged: set[str], floats: set[str]) -> bool:
     if node.op_type == "Cast":
-        return next(a.i for a in node.attribute if a.name == "to") in _FLOATS
+        return next(a.i for a in node.attribute if a.name == "to") in FLOATS
     if node.op_type in _LOOKUPS:
         return node.input[0] in floats
     if node.op_type in _ENCODERS:
@@ -172,17 +180,20 @@ def _upstream(value: str, makers: dict[str, onnx.NodeProto]) -> list[onnx.NodePr
     return [node for name, node in makers.items() if name in wanted]
 
 
-def soften_neighbours(proto: onnx.ModelProto, straight: bool) -> None:
+def soften_neighbours(
+    proto: onnx.ModelProto, straight: bool, truths: Collection[str] = frozenset()
+) -> None:
     """Put shares of all candidates in the place of the nearest ones, in a core for torch.
 
     Args:
         proto: a core in standard operators, its nodes named; it is written to.
         straight: whether values stay those of the nearest, and only gradients are of shares.
+        truths: values that are zeros and ones, as `find_neighbours` takes them.
     """
     graph = proto.graph
-    carrying = _carrying(graph)
-    for found in find_neighbours(graph):
-        exits = {out: nodes for out, nodes in found.exits.items() if out in carrying}
+    reached = carrying(graph, shared_paths(find_neighbours(graph, truths)))
+    for found in find_neighbours(graph, truths):
+        exits = {out: nodes for out, nodes in found.exits.items() if out in reached}
         if not exits:
             continue  # comparisons follow: no gradient would come of it, but other values
         found = replace(found, exits=exits)
@@ -196,14 +207,14 @@ def soften_neighbours(proto: onnx.ModelProto, straight: bool) -> None:
             else:
                 made.append(onnx.NodeProto.FromString(node.SerializeToString()))
             if node.name == found.top.name:
-                made.append(_shares(node, _scores(graph, node), slope, shares))
+                made.append(_shares(node, _scores(graph, node), slope, shares, truths))
         del graph.node[:]
         graph.node.extend(made)
 
 
-def _carrying(graph: onnx.GraphProto) -> set[str]:
-    """The values of a core from which a gradient flows to one of its outputs."""
-    shares = shared_paths(find_neighbours(graph))
+def carrying(graph: onnx.GraphProto, shares: Mapping[str, set[tuple[int, int]]]) -> set[str]:
+    """The values of a core from which a gradient flows to one of its outputs, by the operators'
+    own paths or by these, node name -> (input, output) places."""
     reached = {value.name for value in graph.output}
     for node in reversed(graph.node):
         names = places(node)
@@ -233,7 +244,9 @@ def _scores(graph: onnx.GraphProto, top: onnx.NodeProto) -> str:
     return made.input[1] if lowest else read
 
 
-def _shares(top: onnx.NodeProto, scores: str, slope: str, name: str) -> onnx.NodeProto:
+def _shares(
+    top: onnx.NodeProto, scores: str, slope: str, name: str, truths: Collection[str]
+) -> onnx.NodeProto:
     held = {attribute.name: attribute.i for attribute in top.attribute}
     near = [top.output[0]] if top.op_type == "TopK" else []
     return helper.make_node(
@@ -245,6 +258,7 @@ def _shares(top: onnx.NodeProto, scores: str, slope: str, name: str) -> onnx.Nod
         axis=held.get("axis", -1 if near else 0),
         keepdims=held.get("keepdims", 1),
         largest=held.get("largest", int(top.op_type != "ArgMin")),
+        first=int(scores in truths),
     )
 
 
@@ -259,7 +273,7 @@ def _soft_exit(
     where_from = found.top.output[found.place]
     read = {name for node in nodes for name in node.input}
     # Integers are constants of the graphs, floats may be tuned: those are captured.
-    held = [t for t in graph.initializer if t.name in read and t.data_type not in _FLOATS]
+    held = [t for t in graph.initializer if t.name in read and t.data_type not in FLOATS]
     given = [helper.make_tensor_value_info(where_from, TensorProto.INT64, None)]
     outputs = [helper.make_empty_tensor_value_info(out)]
     body = helper.make_graph(within, "found", given, outputs, held)

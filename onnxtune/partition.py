@@ -7,18 +7,19 @@ prefix, which onnxruntime runs once; what is left (labels, ZipMap) is the tail.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import onnx
 
+from onnxtune.comparisons import Truths, compared, find_truths
 from onnxtune.copying import without_long_lists
 from onnxtune.differentiability import gradient_paths
 from onnxtune.errors import ArgumentError, OnnxTuneError, UnsupportedError
 from onnxtune.graph_parts import part
 from onnxtune.learned import is_learned, node_tensors, rewrite_of
-from onnxtune.neighbours import find_neighbours, shared_paths
+from onnxtune.neighbours import FLOATS, find_neighbours, shared_paths
 from onnxtune.preparation import Prepared
 from onnxtune.runtime import ValueType
 from onnxtune.subgraphs import places, reads
@@ -37,6 +38,8 @@ class Partition:
         tensors: those that reach the chosen outputs: what can be tuned.
         outputs: chosen output name -> the float value behind it.
         refused: node name -> why its rewrite cannot handle it.
+        thresholds: the comparisons that are soft, node name -> the initializer compared with.
+        truths: the float values that are zeros and ones because of them.
         inputs: the values that enter the core.
         core: the core as a model of its own, its nodes as they were but for the long lists of
             operators of ai.onnx.ml, which `learned.ir_node` has.
@@ -48,6 +51,8 @@ class Partition:
     tensors: tuple[str, ...]
     outputs: dict[str, str]
     refused: dict[str, str]
+    thresholds: dict[str, str]
+    truths: frozenset[str]
     inputs: tuple[ValueType, ...]
     core: onnx.ModelProto
     prefix: onnx.ModelProto | None
@@ -81,14 +86,7 @@ def partition(prepared: Prepared, outputs: Sequence[str] | None = None) -> Parti
         )
     learned = graph.learned(floats.values())
     chosen = _choose(prepared, graph, floats, outputs)
-    while True:
-        active = graph.learned(chosen.values())
-        core = graph.between({name for held in active.values() for name in held}, chosen.values())
-        shared = graph.read_before(active, core)
-        if not shared:
-            break
-        # The prefix runs once: a number that it reads as well must stay what it was.
-        graph.forget(shared)
+    active, core = graph.tuned(chosen.values())
     if not active:
         raise UnsupportedError(f"{prepared.source.origin}: nothing to tune: {graph.obstacle()}")
     entering = graph.entering(core)
@@ -99,6 +97,8 @@ def partition(prepared: Prepared, outputs: Sequence[str] | None = None) -> Parti
         tensors=tuple(active),
         outputs=chosen,
         refused=graph.refused,
+        thresholds={n: t for n, t in graph.truths.thresholds.items() if n in core},
+        truths=graph.truths.numbers,
         inputs=tuple(prepared.type_of(name) for name in entering),
         core=graph.extract(core, entering, chosen.values()),
         prefix=graph.prefix(entering),
@@ -167,13 +167,31 @@ class _Graph:
         self.holders: dict[str, list[str]] = {}
         self.values_of: dict[str, list[str]] = {}
         self._paths: dict[str, list[tuple[int | None, int]]] = {}
-        self._neighbours = find_neighbours(prepared.proto.graph)
-        self._shared = {value for found in self._neighbours for value in found.tagged}
-        self._find_tensors()
+        self._find_tensors(Truths())
+        self._soften_comparisons(float_outputs(prepared).values())
 
-    def _find_tensors(self) -> None:
+    def _soften_comparisons(self, values: Collection[str]) -> None:
+        """Only those that free a tensor that nothing else moves: a threshold, or one before it."""
+        graph = self.prepared.proto.graph
+        floats = {t for t, held in self.initializers.items() if held.data_type in FLOATS}
+        if not compared(graph, floats):
+            return
+        moved = self.tuned(values)[0].keys()
+        every = compared(graph, floats - moved)
+        self._find_tensors(find_truths(graph, every))
+        freed = [held for t, held in self.learned(values).items() if t not in moved]
+        after = self._after({node for held in freed for node in held})
+        self._find_tensors(find_truths(graph, {n: t for n, t in every.items() if n in after}))
+
+    def _find_tensors(self, truths: Truths) -> None:
         """Fill `holders` (tensor -> nodes that read it) and the gradient paths of each node."""
-        shares = shared_paths(self._neighbours)
+        self.truths, self.holders, self.values_of = truths, {}, {}
+        neighbours = find_neighbours(self.prepared.proto.graph, truths.numbers)
+        self._shared = {value for found in neighbours for value in found.tagged}
+        self._shared |= truths.carried
+        shares = shared_paths(neighbours)
+        for name, carried in truths.paths.items():
+            shares.setdefault(name, set()).update(carried)
         for name, node in self.nodes.items():
             paths = list(dict.fromkeys([*gradient_paths(node), *sorted(shares.get(name, ()))]))
             roles: Iterable[str] = ()
@@ -208,6 +226,17 @@ class _Graph:
             if any(value in carrying for value in makes)
         }
 
+    def tuned(self, values: Collection[str]) -> tuple[dict[str, list[str]], set[str]]:
+        """What `learned` gives, but for what must stay, and the nodes from there to the values."""
+        while True:
+            active = self.learned(values)
+            core = self.between({name for held in active.values() for name in held}, values)
+            shared = self.read_before(active, core)
+            if not shared:
+                return active, core
+            # The prefix runs once: a number that it reads as well must stay what it was.
+            self.forget(shared)
+
     def read_before(self, tensors: Iterable[str], core: set[str]) -> set[str]:
         """The tensors whose numbers nodes before the core read too; shapes stay what they are."""
         before = self._before(self.entering(core))
@@ -241,7 +270,7 @@ class _Graph:
         return reached
 
     def _is_float(self, value: str) -> bool:
-        # Places of neighbours carry shares.
+        # Places of neighbours carry shares, and so do truth values.
         if value in self._shared:
             return True
         # A value of unknown type (inside a model that could not be inferred) is given the benefit.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from onnxtune.caching import Border, Settled
 from onnxtune.calibration import node_spreads
 from onnxtune.columns import check_batch
+from onnxtune.comparisons import soften_comparisons, step_unit
 from onnxtune.constraints import constraint_of
 from onnxtune.conversion import check_temperature, rewrite_model
 from onnxtune.data import load as load_data
@@ -312,8 +313,11 @@ class OnnxModule(nn.Module):
         proto, _ = rewrite_model(self.cut.core, plan, read)
         # Leaves are trained with hard routing, and may stand before votes.
         if routing != "hard" or (trees and not self._sharing):
-            soft = self._sharing and routing == "soft"
-            soften_neighbours(proto, straight=not soft)
+            straight = not (self._sharing and routing == "soft")
+            steps = {} if routing == "hard" else self.cut.thresholds
+            units = {node: _step(self.prepared, node, t, self.spreads) for node, t in steps.items()}
+            soften_comparisons(proto, steps, units, self.cut.truths, straight)
+            soften_neighbours(proto, straight, self.cut.truths)
         links = {name: find_source(proto.graph, v) for name, v in self.cut.outputs.items()}
         self._links[routing] = links
         sources = [source.value for source in links.values()]
@@ -344,6 +348,9 @@ def _initializer(
 ) -> Learned:
     """A learned initializer of a standard node, its unit taken from what it meets there."""
     value = tensor_value(prepared, name)
+    for held, threshold in cut.thresholds.items():
+        if threshold == name:
+            return Learned(value, "thresholds", _step(prepared, held, name, spreads))
     node = next(node for node in cut.core.graph.node if name in reads(node))
     spread = spreads.get(node.name)
     size = float(np.sqrt(np.mean(np.square(value, dtype=np.float64)))) or 1.0
@@ -359,6 +366,12 @@ def _initializer(
     if node.op_type in ("Add", "Sub") and spread is not None and value.shape[-1:] == spread.shape:
         return Learned(value, "offsets", np.where(spread > 0, spread, size))
     return Learned(value, "weights", size)
+
+
+def _step(
+    prepared: Prepared, node: str, threshold: str, spreads: Mapping[str, Array]
+) -> Array | float:
+    return step_unit(tensor_value(prepared, threshold), spreads.get(node))
 
 
 def matching(pattern: str, names: Sequence[str] | Mapping[str, Any]) -> list[str]:

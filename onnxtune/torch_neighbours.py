@@ -48,8 +48,21 @@ def _shares(node: Node) -> Converted:
         unit = usual.mean(axis, keepdim=True) + _LEAST * sizes.abs().mean(axis, keepdim=True)
         return torch.softmax(-apart * sharpness / (unit.unsqueeze(-1) + _SMALLEST), -1)
 
+    def of_first(truths: Tensor, sharpness: Tensor) -> Tensor:
+        """By how likely it is the first that is true; where none is, that is the first of all."""
+        start = axis % truths.dim()
+        held = truths.movedim(start, -1)
+        held = torch.where(held.isnan(), 0, held).clamp(0, 1)
+        none = torch.cumprod(1 - held, -1)
+        before = torch.cat([torch.ones_like(none[..., :1]), none[..., :-1]], -1)
+        first = torch.arange(held.shape[-1], device=held.device) == 0
+        found = (held * before + first * none[..., -1:]).unsqueeze(start)
+        return found if keep else found.squeeze(start)
+
     if len(node.inputs) == 3:
         return Operation(of_nearest), [0, 1, 2]
+    if node.attributes["first"]:
+        return Operation(of_first), [0, 1]
     return Operation(of_best), [0, 1]
 
 

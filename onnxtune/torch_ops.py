@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from onnxtune import (
     torch_arithmetic,
+    torch_comparisons,
     torch_layers,
     torch_neighbours,
     torch_selection,
@@ -24,6 +25,7 @@ from onnxtune.torch_node import Converter
 CONVERTERS: dict[str, Converter] = {
     **tree_ops.CONVERTERS,
     **torch_arithmetic.CONVERTERS,
+    **torch_comparisons.CONVERTERS,
     **torch_layers.CONVERTERS,
     **torch_neighbours.CONVERTERS,
     **torch_selection.CONVERTERS,

@@ -26,9 +26,13 @@ def _top_k(node: Node) -> Converted:
 
     def build(count: Integers) -> Function:
         def top(data: Tensor) -> Any:
+            k = (count or [1])[0]
+            if k == 1 and data.is_floating_point():
+                # NaN is passed over as in ArgMax; among more onnxruntime has no order for it.
+                places = _place_of_best(data, largest, axis, keep=True)
+                return data.gather(axis, places), places
             # Of equal numbers the first comes first, which torch.topk does not promise.
             values, places = data.sort(dim=axis, descending=largest, stable=True)
-            k = (count or [1])[0]
             return values.narrow(axis, 0, k), places.narrow(axis, 0, k)
 
         return top
@@ -36,28 +40,36 @@ def _top_k(node: Node) -> Converted:
     return with_integers(node, [1], build, "k")
 
 
+def _place_of_best(
+    data: Tensor, largest: bool, axis: int, *, keep: bool, last: bool = False
+) -> Tensor:
+    """The place of the largest or smallest number along an axis, of equal ones the first or last.
+
+    NaN is passed over, but nothing is compared with one in front, as in onnxruntime: there the
+    place is 0.
+    """
+    absent = data.isnan()
+    worst = -torch.inf if largest else torch.inf
+    seen = torch.where(absent, worst, data) if data.is_floating_point() else data
+    # Of equal numbers the first or last, which torch.argmax does not promise.
+    best = seen.amax(axis, True) if largest else seen.amin(axis, True)
+    size, start = seen.shape[axis], axis % seen.dim()
+    along = torch.arange(size, device=seen.device)
+    along = along.reshape([-1] + [1] * (seen.dim() - 1 - start))
+    hit = (seen == best) & ~absent & ~absent.narrow(axis, 0, 1)
+    if last:
+        return torch.where(hit, along, 0).amax(axis, keep)
+    return torch.where(hit, along, size).amin(axis, keep) % size
+
+
 def _arg(largest: bool) -> Converter:
     def convert(node: Node) -> Converted:
         axis = int(node.attributes.get("axis", 0))
         keep = bool(node.attributes.get("keepdims", 1))
         last = bool(node.attributes.get("select_last_index", 0))
-        worst = -torch.inf if largest else torch.inf
-
-        def find(data: Tensor) -> Tensor:
-            # NaN is passed over, but nothing is compared with one in front, as in onnxruntime.
-            missing = data.isnan()
-            seen = torch.where(missing, worst, data) if data.is_floating_point() else data
-            # Of equal numbers the first or last, which torch.argmax does not promise.
-            best = seen.amax(axis, True) if largest else seen.amin(axis, True)
-            size, start = seen.shape[axis], axis % seen.dim()
-            along = torch.arange(size, device=seen.device)
-            along = along.reshape([-1] + [1] * (seen.dim() - 1 - start))
-            hit = (seen == best) & ~missing & ~missing.narrow(axis, 0, 1)
-            if last:
-                return torch.where(hit, along, 0).amax(axis, keep)
-            return torch.where(hit, along, size).amin(axis, keep) % size
-
-        return Operation(find), [0]
+        return Operation(lambda data: _place_of_best(data, largest, axis, keep=keep, last=last)), [
+            0
+        ]
 
     return convert
 

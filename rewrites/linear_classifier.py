@@ -11,7 +11,7 @@ from rewrites.core.attributes import describe, required
 from rewrites.core.builder import Builder
 from rewrites.core.linear import score_unit, scores, weight_unit
 from rewrites.core.rewrite import Array, Attributes, Case, Rewrite, Tensor
-from rewrites.errors import ModelError
+from rewrites.errors import ModelError, UnsupportedError
 from rewrites.scores.labels import beyond, class_labels, largest
 from rewrites.scores.links import apply_link, post_transform
 
@@ -22,8 +22,12 @@ def tensors(node: ir.Node, spread: Array | None) -> dict[str, Tensor]:
     Exporters write a binary model as two opposite rows (-w, w). Those are one row, [1, F], here:
     tuned apart, the two probabilities would no longer sum to 1.
     """
-    post_transform(node)
+    link = post_transform(node)
     weights, intercepts = _rows(node)
+    if len(weights) == 1 and link == "PROBIT" and len(class_labels(node, "classlabels_ints")) == 2:
+        raise UnsupportedError(
+            f"{describe(node)}: onnxruntime writes the second score of PROBIT beside its place."
+        )
     if _mirrored(weights, intercepts):
         weights, intercepts = weights[1:], intercepts[1:]
     return {
@@ -60,12 +64,12 @@ def soften(node: ir.Node, builder: Builder) -> Sequence[ir.Value]:
         return [largest(builder, values, labels), apply_link(builder, values, link)]
     label = beyond(builder, values, 0.0, labels if len(labels) == 2 else (0, 1))
     if len(labels) != 2:
-        return [label, values]
+        return [label, apply_link(builder, values, link if link == "PROBIT" else "NONE")]
     if link == "LOGISTIC":
         other = builder.op("Neg", values)
     else:
         other = builder.op("Sub", builder.constant("one", 1.0, np.float32), values)
-        link = "NONE"  # the kernel ignores SOFTMAX of a single score
+        link = "NONE"  # the kernel ignores a softmax of a single score
     both = builder.op("Concat", other, values, axis=1)
     return [label, apply_link(builder, both, link)]
 

@@ -32,10 +32,11 @@ def tensors(node: ir.Node, spread: Array | None) -> dict[str, Tensor]:
 
 
 def soften(node: ir.Node, builder: Builder) -> Sequence[ir.Value]:
-    """One Gemm and the link; like onnxruntime's kernel, no link for a single target."""
+    """One Gemm and the link; like onnxruntime's kernel, none but PROBIT for a single target."""
     link = post_transform(node)
     values = scores(builder, builder.as_float(node.inputs[0]))
-    return [values if integer(node, "targets", 1) == 1 else apply_link(builder, values, link)]
+    alone = integer(node, "targets", 1) == 1 and link != "PROBIT"
+    return [values if alone else apply_link(builder, values, link)]
 
 
 def harden(node: ir.Node, tuned: Mapping[str, Array]) -> Attributes:

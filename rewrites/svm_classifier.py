@@ -12,7 +12,7 @@ from rewrites.core.builder import Builder
 from rewrites.core.rewrite import Array, Attributes, Case, Rewrite, Tensor
 from rewrites.errors import ModelError, UnsupportedError
 from rewrites.scores.labels import beyond, class_labels, largest, look_up
-from rewrites.scores.links import ALL_LINKS, apply_link, post_transform
+from rewrites.scores.links import apply_link, post_transform
 from rewrites.svm.coupling import pairs, probabilities
 from rewrites.svm.kernels import kernel_of, kernel_values
 from rewrites.svm.tensors import linear_machine, vector_machine, written
@@ -24,7 +24,7 @@ def tensors(node: ir.Node, spread: Array | None) -> dict[str, Tensor]:
 
     Without support vectors `coefficients` [K, F] and `rho` [1].
     """  # fmt: skip
-    link = post_transform(node, ALL_LINKS)
+    link = post_transform(node)
     classes, counts = len(class_labels(node, "classlabels_ints")), _counts(node)
     if not classes:
         raise ModelError(f"{describe(node)}: it has no class labels.")
@@ -64,7 +64,7 @@ def _scaling(node: ir.Node, scores: int) -> dict[str, Tensor]:
 
 def soften(node: ir.Node, builder: Builder) -> Sequence[ir.Value]:
     """Scores, votes, label and link, by the rules of onnxruntime's kernel."""
-    link = post_transform(node, ALL_LINKS)
+    link = post_transform(node)
     labels, counts = class_labels(node, "classlabels_ints"), _counts(node)
     x = builder.as_float(node.inputs[0])
     if not counts:

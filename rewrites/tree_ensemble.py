@@ -12,7 +12,7 @@ from rewrites.core.builder import Builder
 from rewrites.core.memory import once
 from rewrites.core.rewrite import Array, Attributes, Case, Replacement, Rewrite, Tensor
 from rewrites.errors import ModelError, UnsupportedError
-from rewrites.scores.links import ALL_LINKS
+from rewrites.scores.links import LINKS
 from rewrites.trees.ensemble import Ensemble, ensemble_of
 from rewrites.trees.hardening import written_or_replaced
 from rewrites.trees.indexed import read_indexed
@@ -22,8 +22,6 @@ from rewrites.trees.taking import ensemble_operator
 from rewrites.trees.tensors import declare, write_back
 
 _NAMES = {"thresholds": "nodes_splits", "leaf_values": "leaf_weights"}
-# onnxruntime's numbers for post_transform; the operator's text has 1 and 2 the other way round.
-_LINKS = ALL_LINKS
 
 
 def _ensemble(node: ir.Node, tuned: Attributes | None = None) -> Ensemble:
@@ -44,9 +42,9 @@ def _read(node: ir.Node) -> Ensemble:
 
 def _link(node: ir.Node) -> str:
     number = integer(node, "post_transform", 0)
-    if not 0 <= number < len(_LINKS):
+    if not 0 <= number < len(LINKS):
         raise ModelError(f"{describe(node)}: post_transform {number} is none of 0 to 4.")
-    return _LINKS[number]
+    return LINKS[number]
 
 
 def tensors(node: ir.Node, spread: Array | None) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from rewrites.core.rewrite import (
 )
 from rewrites.errors import ModelError, UnsupportedError
 from rewrites.scores.labels import beyond, class_labels, largest
-from rewrites.scores.links import ALL_LINKS, apply_link, as_float, post_transform
+from rewrites.scores.links import apply_link, as_float, post_transform
 from rewrites.trees.ensemble import Ensemble, ensemble_of
 from rewrites.trees.evaluate import Scores, add_base, raw_scores
 from rewrites.trees.hardening import in_standard_operators, still_the_same
@@ -67,7 +67,7 @@ def _read(node: ir.Node) -> _Reading:
         raise ModelError(f"{describe(node)}: it has no class labels.")
     ensemble = _ensemble(node, len(labels))
     rule = Rule(len(labels) == 2 and len(ensemble.columns) == 1, not ensemble.votes.negative)
-    reading = _Reading(ensemble, labels, post_transform(node, ALL_LINKS), rule)
+    reading = _Reading(ensemble, labels, post_transform(node), rule)
     _refuse_undefined(node, reading)
     return reading
 

@@ -12,7 +12,7 @@ from rewrites.core.builder import Builder, numpy_dtype
 from rewrites.core.memory import once
 from rewrites.core.rewrite import Array, Attributes, Case, Replacement, Rewrite, Tensor
 from rewrites.errors import ModelError
-from rewrites.scores.links import ALL_LINKS, post_transform
+from rewrites.scores.links import post_transform
 from rewrites.trees.ensemble import Ensemble, ensemble_of
 from rewrites.trees.hardening import written_or_replaced
 from rewrites.trees.listed import read_listed
@@ -50,7 +50,7 @@ def _read(node: ir.Node) -> Ensemble:
 
 def tensors(node: ir.Node, spread: Array | None) -> dict[str, Tensor]:
     """`thresholds` [I], `leaf_values` [L, K] or [E], `base_values` [K]."""
-    post_transform(node, ALL_LINKS)
+    post_transform(node)
     return declare(_read(node), spread)
 
 
@@ -58,7 +58,7 @@ def soften(node: ir.Node, builder: Builder) -> Sequence[ir.Value]:
     """Trees joined, base values, link."""
     x = builder.as_float(node.inputs[0], keep_double=True)
     ensemble = _read(node)
-    outputs = regression(builder, ensemble, x, post_transform(node, ALL_LINKS))
+    outputs = regression(builder, ensemble, x, post_transform(node))
     if outputs.dtype == ir.DataType.DOUBLE:
         outputs = builder.op("Cast", outputs, to=int(ir.DataType.FLOAT))
     return [outputs]

@@ -223,9 +223,9 @@ def test_places_that_only_comparisons_follow_stay_exact() -> None:
             k = Constant <value_ints = [3]> ()
             near, places = TopK (scores, k)
             weights = Gather (second, places)
-            half = Constant <value_float = 0.5> ()
-            above = Greater (weights, half)
-            y = Where (above, scores, near)
+            known = Constant <value_float = 0.4> ()
+            same = Equal (weights, known)
+            y = Where (same, scores, near)
         }""",
         first=FIRST,
         second=np.array([0.0, 0.4, 0.9], np.float32),

@@ -17,7 +17,7 @@ from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 from torch_cases import CASES, IMAGES, MATRIX, NORMAL, TIES, Case, bound, case, floats, whole
 
-from onnxtune import torch_neighbours, tree_ops
+from onnxtune import torch_comparisons, torch_neighbours, tree_ops
 from onnxtune.differentiability import gradient_paths
 from onnxtune.errors import UnsupportedError
 from onnxtune.onnx2torch_bridge import Values, to_module
@@ -44,9 +44,10 @@ def compare(got: tuple[torch.Tensor, ...], expected: Sequence[np.ndarray]) -> No
 
 
 def test_every_converter_has_a_case() -> None:
-    # These have no ONNX form: test_tree_paths.py, test_svm.py and test_neighbours.py hold them to
-    # a reference.
-    private = {*tree_ops.CONVERTERS, *torch_neighbours.CONVERTERS, "Held"}
+    # These have no ONNX form: test_tree_paths.py, test_svm.py, test_neighbours.py and
+    # test_comparisons.py hold them to a reference.
+    private = {*tree_ops.CONVERTERS, *torch_neighbours.CONVERTERS, *torch_comparisons.CONVERTERS}
+    private.add("Held")
     assert {each.operator for each in CASES} == set(CONVERTERS) - private
 
 
@@ -207,6 +208,15 @@ def test_missing_numbers(operator: str, attributes: dict[str, int]) -> None:
     nan = np.nan
     rows = np.array([[1, nan, nan, 5], [nan, 1, 2, nan], [nan] * 4, [5, 1, nan, 1]], np.float32)
     each = case(operator, rows, attributes=attributes)
+    compare(converted(each.model())(*tensors(each)), list(run(each.model(), each.fed).values()))
+
+
+@pytest.mark.parametrize("largest", [0, 1])
+def test_the_best_beside_missing_numbers(largest: int) -> None:
+    nan = np.nan
+    rows = np.array([[1, nan, nan, 5], [nan, 1, 2, nan], [nan] * 4, [5, 1, nan, 1]], np.float32)
+    attributes = {"axis": 1, "largest": largest}
+    each = case("TopK", rows, held={1: whole(1)}, attributes=attributes, outputs=2)
     compare(converted(each.model())(*tensors(each)), list(run(each.model(), each.fed).values()))
 
 

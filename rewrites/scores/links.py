@@ -9,21 +9,20 @@ from rewrites.core.attributes import describe, string
 from rewrites.core.builder import Builder, numpy_dtype
 from rewrites.errors import UnsupportedError
 
-LINKS = ("NONE", "LOGISTIC", "SOFTMAX")
-# What the kernel of tree ensembles knows, by the numbers of TreeEnsemble.
-ALL_LINKS = ("NONE", "LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO", "PROBIT")
+# By the numbers of TreeEnsemble.
+LINKS = ("NONE", "LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO", "PROBIT")
 
 
-def post_transform(node: ir.Node, known: tuple[str, ...] = LINKS) -> str:
-    """The attribute, one of `known`.
+def post_transform(node: ir.Node) -> str:
+    """The attribute, one of `LINKS`.
 
     Raises:
         UnsupportedError: another transform.
     """
     link = string(node, "post_transform", "NONE")
-    if link not in known:
+    if link not in LINKS:
         raise UnsupportedError(
-            f"{describe(node)}: post_transform {link} has no rewrite ({', '.join(known)} have)."
+            f"{describe(node)}: post_transform {link} has no rewrite ({', '.join(LINKS)} have)."
         )
     return link
 
