@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 from onnx import TensorProto
@@ -43,6 +44,7 @@ from onnxtune.members import members
 from onnxtune.tree_container import TreeContainer
 
 Converter = Callable[[Any, Any, Any], None]
+Digits = Literal["float32", "float64"]
 
 # The inverse of a target's function -> operators for it; a number is the second input.
 _INVERSES: dict[Any, tuple[tuple[str, float | None], ...]] = {
@@ -78,18 +80,21 @@ def register(estimator: Any) -> None:
     )
 
 
-def replaced(exact: bool) -> Mapping[type, Converter]:
+def replaced(exact: Digits | None) -> Mapping[type, Converter]:
     """Converters in the place of skl2onnx's, for `convert_sklearn(custom_conversion_functions)`.
 
     Args:
-        exact: scalers compute in float64, as scikit-learn does, and round their result.
+        exact: scalers compute step by step as scikit-learn does on numbers of this type, and give
+            floats; None leaves them to skl2onnx, which multiplies where they divide.
     """
-    return _REPLACED | _EXACT if exact else _REPLACED
+    if exact is None:
+        return _REPLACED
+    return _REPLACED | dict.fromkeys(_SCALERS, partial(_convert_scaler, DIGITS[exact]))
 
 
 def scales(estimator: Any) -> bool:
     """Whether `exact` makes a difference."""
-    return any(type(member) in _EXACT for member in members(estimator))
+    return any(type(member) in _SCALERS for member in members(estimator))
 
 
 def _convert_histogram(scope: Any, operator: Any, container: Any) -> None:
@@ -134,7 +139,7 @@ def _with(settings: dict[str, Any], convert: Converter) -> Converter:
     return converter
 
 
-# Scalers in float64
+# Scalers step by step
 
 
 def _constant(scope: Any, container: Any, name: str, value: Any, kind: int) -> str:
@@ -144,35 +149,40 @@ def _constant(scope: Any, container: Any, name: str, value: Any, kind: int) -> s
     return unique
 
 
-def _convert_scaler(scope: Any, operator: Any, container: Any) -> None:
+def _convert_scaler(kind: int, scope: Any, operator: Any, container: Any) -> None:
     fitted = operator.raw_operator
     parts = []
     for given in operator.inputs:
-        parts.append(scope.get_unique_variable_name("double"))
-        _node(scope, container, "Cast", [given.full_name], parts[-1], to=TensorProto.DOUBLE)
+        parts.append(given.full_name)
+        if kind != TensorProto.FLOAT or not isinstance(given.type, FloatTensorType):
+            parts[-1] = scope.get_unique_variable_name("number")
+            _node(scope, container, "Cast", [given.full_name], parts[-1], to=kind)
     value = parts[0]
     if len(parts) > 1:
         value = scope.get_unique_variable_name("together")
         _node(scope, container, "Concat", parts, value, axis=1)
-    for kind, name, array in _arithmetic(fitted):
+    for step, name, array in _arithmetic(fitted):
         if array is None:
             continue
-        held = _constant(scope, container, name, array, TensorProto.DOUBLE)
+        held = _constant(scope, container, name, array, kind)
         following = scope.get_unique_variable_name(name)
-        _node(scope, container, kind, [value, held], following)
+        _node(scope, container, step, [value, held], following)
         value = following
     if getattr(fitted, "clip", False):
         low, high = (
-            _constant(scope, container, "limit", limit, TensorProto.DOUBLE)
+            _constant(scope, container, "limit", limit, kind)
             for limit in getattr(fitted, "feature_range", (-1, 1))  # MaxAbsScaler has no other
         )
-        for kind, held in (("Max", low), ("Min", high)):
+        for step, held in (("Max", low), ("Min", high)):
             following = scope.get_unique_variable_name("clipped")
-            _node(scope, container, kind, [value, held], following)
+            _node(scope, container, step, [value, held], following)
             value = following
     made = operator.outputs[0]
     made.type = FloatTensorType(made.type.shape)  # what follows reads floats, as in scikit-learn
-    _node(scope, container, "Cast", [value], made.full_name, to=TensorProto.FLOAT)
+    if kind == TensorProto.FLOAT:
+        _node(scope, container, "Identity", [value], made.full_name)
+    else:
+        _node(scope, container, "Cast", [value], made.full_name, to=TensorProto.FLOAT)
 
 
 def _arithmetic(fitted: Any) -> list[tuple[str, str, Any]]:
@@ -262,6 +272,5 @@ _REPLACED: dict[type, Converter] = {
         {"encode": ("onehot", "onehot-dense")}, convert_sklearn_k_bins_discretiser
     ),
 }
-_EXACT: dict[type, Converter] = dict.fromkeys(
-    (StandardScaler, MinMaxScaler, RobustScaler, MaxAbsScaler), _convert_scaler
-)
+_SCALERS = (StandardScaler, MinMaxScaler, RobustScaler, MaxAbsScaler)
+DIGITS: dict[Digits, int] = {"float64": TensorProto.DOUBLE, "float32": TensorProto.FLOAT}

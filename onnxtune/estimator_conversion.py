@@ -37,7 +37,7 @@ _TENSOR_TYPES = {
 def convert(
     estimator: Any,
     inputs: list[ValueType],
-    exact: bool = False,
+    exact: converters.Digits | None = None,
     functions: Mapping[type, converters.Converter] | None = None,
 ) -> onnx.ModelProto:
     """The estimator as ONNX, at opset 17 where skl2onnx can.
@@ -45,7 +45,7 @@ def convert(
     Args:
         estimator: a fitted estimator, whose converters are registered.
         inputs: what the model is to take.
-        exact: scalers compute in float64.
+        exact: scalers compute step by step in numbers of this type, as scikit-learn does on them.
         functions: converters in the place of skl2onnx's; those of `converters.replaced` without.
 
     Raises:
@@ -69,15 +69,17 @@ def convert(
 def alternatives(
     estimator: Any, inputs: list[ValueType], rounded: bool
 ) -> Iterator[onnx.ModelProto]:
-    """Further exports of more digits, for where float32 is not enough.
+    """Further exports, for where last bits turn answers over.
 
-    First scalers that compute in float64 as scikit-learn does, then, where rounding the inputs to
-    float32 changes answers (`rounded`), inputs of float64, with such scalers and without.
+    First scalers that compute step by step as scikit-learn does on float64, and on float32, then,
+    where rounding the inputs to float32 changes answers (`rounded`), inputs of float64, with such
+    scalers and without.
     """
     scales = converters.scales(estimator)
     if scales:
-        with suppress(OnnxTuneError):  # the export that there is stays
-            yield convert(estimator, inputs, exact=True)
+        for digits in converters.DIGITS:
+            with suppress(OnnxTuneError):  # the export that there is stays
+                yield convert(estimator, inputs, digits)
     floats = any(value.kind == FLOAT for value in inputs)
     if not (rounded and floats) or _has_infinite_thresholds(estimator):
         return
@@ -85,7 +87,8 @@ def alternatives(
         ValueType(value.name, _DOUBLE if value.kind == FLOAT else value.kind, value.shape)
         for value in inputs
     ]
-    for exact in (True, False) if scales else (False,):
+    ways: tuple[converters.Digits | None, ...] = ("float64", None) if scales else (None,)
+    for exact in ways:
         with suppress(OnnxTuneError, KeyError):  # few converters take doubles
             yield _redeclared(convert(estimator, double, exact))
 

@@ -23,13 +23,15 @@ class StepExport:
     owners: dict[str, Any]
 
 
-def export_steps(estimator: Any, inputs: Sequence[ValueType], exact: bool) -> StepExport:
+def export_steps(
+    estimator: Any, inputs: Sequence[ValueType], exact: converters.Digits | None
+) -> StepExport:
     """Export a fitted estimator whose converters are registered.
 
     Args:
         estimator: the pipeline.
         inputs: what the model is to take.
-        exact: scalers compute in float64.
+        exact: scalers compute step by step in numbers of this type, as scikit-learn does on them.
 
     Raises:
         UnsupportedError: a step has no converter.

@@ -102,7 +102,7 @@ class _Match:
 
     Attributes:
         export: the pipeline as it came.
-        exact: its scalers compute in float64.
+        exact: its scalers compute step by step in numbers of this type.
         found: what tuning changed, in the names of the model that was tuned.
         pairs: places there -> places in the export.
         names: place there -> the tensor's name.
@@ -110,7 +110,7 @@ class _Match:
     """
 
     export: StepExport
-    exact: bool
+    exact: converters.Digits | None
     found: Difference
     pairs: dict[Key, Key]
     names: dict[Key, str]
@@ -141,7 +141,8 @@ class _Match:
 def _matched(pipeline: Any, before: onnx.ModelProto | None, after: onnx.ModelProto) -> _Match:
     """The export of the pipeline in which everything that changed is found, if there is one."""
     matches = []
-    for exact in (False, True) if converters.scales(pipeline) else (False,):
+    ways = (None, *converters.DIGITS) if converters.scales(pipeline) else (None,)
+    for exact in ways:
         export = export_steps(pipeline, input_types(after), exact)
         came = export.proto if before is None else before
         found, there, here = difference(came, after), places(came), places(export.proto)
