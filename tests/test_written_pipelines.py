@@ -356,6 +356,15 @@ def test_a_start_that_cannot_move() -> None:
     assert "for 'TreeEnsembleClassifier/base_values'" in said and "leaf_values" not in said
 
 
+def test_a_start_that_a_softmax_would_not_see() -> None:
+    """Shares of classes lack what all scores have in common, and a calibrator reads scores."""
+    boosting = GradientBoostingClassifier(n_estimators=2, random_state=0)
+    fitted = CalibratedClassifierCV(boosting, cv=2).fit(X, WORDS)
+    said = refusal(fitted, moved(onnxtune.to_onnx(fitted)))
+    assert "GradientBoostingClassifier holds no such numbers" in said
+    assert "freeze=['TreeEnsembleClassifier/base_values', 'TreeEnsembleClassifier1/base" in said
+
+
 def test_a_pipeline_that_is_not_fitted() -> None:
     model = onnxtune.to_onnx(Ridge().fit(X, Y))
     with pytest.raises(ModelError, match="Ridge is not fitted"):
