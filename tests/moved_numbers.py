@@ -29,6 +29,7 @@ def _kept(tensor: Any, values: np.ndarray) -> np.ndarray:
         return values
     if constraint.kind == "simplex":
         values = np.maximum(values, 0)
+        values = np.where(values.any(axis=1, keepdims=True), values, held)
         return values * held.sum(axis=1, keepdims=True) / values.sum(axis=1, keepdims=True)
     if constraint.kind == "interval":
         return np.clip(values, constraint.low, constraint.high)

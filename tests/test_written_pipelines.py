@@ -69,6 +69,7 @@ from written_rows import (
 
 import onnxtune
 from onnxtune.errors import ArgumentError, ModelError, UnsupportedError
+from onnxtune.export import native
 from onnxtune.runtime import input_types, run
 from onnxtune.sklearn import write_back
 from onnxtune.tuner import Tuner
@@ -354,6 +355,27 @@ def test_a_start_that_cannot_move() -> None:
     fitted = GradientBoostingClassifier(init="zero", n_estimators=3).fit(X, TWO)
     said = refusal(fitted, moved(onnxtune.to_onnx(fitted)))
     assert "for 'TreeEnsembleClassifier/base_values'" in said and "leaf_values" not in said
+
+
+def test_trees_that_the_operator_could_not_carry() -> None:
+    """Votes that lose their last negative sign would be read as shares: the node is replaced."""
+    fitted = HistGradientBoostingClassifier(max_iter=2, random_state=0).fit(X, TWO)
+    module = onnxtune.to_torch(onnxtune.to_onnx(fitted))
+    votes = "TreeEnsembleClassifier/leaf_values"
+    tuned = native(module.prepared, {votes: np.abs(module.learned[votes].value)})
+    assert tuned.replaced
+    said = refusal(fitted, tuned.proto)
+    assert "node 'TreeEnsembleClassifier' was replaced by other nodes; tune with freeze=" in said
+    assert "was added" not in said
+
+
+def test_a_start_that_a_softmax_would_not_see() -> None:
+    """Shares of classes lack what all scores have in common, and a calibrator reads scores."""
+    boosting = GradientBoostingClassifier(n_estimators=2, random_state=0)
+    fitted = CalibratedClassifierCV(boosting, cv=2).fit(X, WORDS)
+    said = refusal(fitted, moved(onnxtune.to_onnx(fitted)))
+    assert "GradientBoostingClassifier holds no such numbers" in said
+    assert "freeze=['TreeEnsembleClassifier/base_values', 'TreeEnsembleClassifier1/base" in said
 
 
 def test_a_pipeline_that_is_not_fitted() -> None:

@@ -86,7 +86,12 @@ def difference(before: onnx.ModelProto, after: onnx.ModelProto) -> Difference:
     same = dict.fromkeys(held, "")
     for name in kept.keys() & there.keys():
         same |= dict(zip(there[name].output, kept[name].output, strict=False))
-    others = {name: f"was added ({n.op_type})" for name, n in there.items() if name not in kept}
+    # Those that stand in for another node are called `<node>/...`.
+    others = {
+        name: f"was added ({node.op_type})"
+        for name, node in there.items()
+        if name not in kept and name.rsplit("/", 1)[0] not in kept.keys() - there.keys()
+    }
     for name, node in kept.items():
         found = _apart(node, there.get(name), same)
         if found is not None:

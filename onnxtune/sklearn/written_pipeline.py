@@ -75,10 +75,9 @@ def write_back(fitted_pipeline: Any, result: TuneResult | ModelLike) -> Any:
     problems = Problems(match.names, _titles(written))
     for node, what in match.found.others.items():
         problems.changed(node, match.owners.get(node), what)
-    unknown = [key for key in match.found.changes if key not in match.pairs]
-    for key in unknown:
+    for key in match.unknown:
         problems.missing(key, match.owners.get(key[0]))
-    if unknown:
+    if match.unknown:
         problems.check()
     for step, part in match.parts():
         family = find(step)
@@ -122,6 +121,11 @@ class _Match:
         return {ours: theirs for theirs, ours in self.pairs.items()}
 
     @property
+    def unknown(self) -> list[Key]:
+        """Places that changed and are not in the export."""
+        return [key for key in self.found.changes if key not in self.pairs]
+
+    @property
     def changes(self) -> dict[Key, Change]:
         """What changed, by places in the export."""
         return {self.pairs[key]: change for key, change in self.found.changes.items()}
@@ -157,24 +161,26 @@ def _matched(pipeline: Any, before: onnx.ModelProto | None, after: onnx.ModelPro
             for key, place in there.items()
         }
         matches.append(_Match(export, exact, found, pairs, names, owners))
-        if not found.others and pairs.keys() >= found.changes.keys():
+        if not found.others and not matches[-1].unknown:
             break
-    return min(matches, key=lambda match: len(match.found.changes.keys() - match.pairs.keys()))
+    return min(matches, key=lambda match: len(match.found.others) + len(match.unknown))
 
 
 def _unlike(match: _Match, written: onnx.ModelProto) -> list[Key]:
     """Places of the export where the written pipeline does not hold what it should."""
     now, changed = places(written), match.changes
+    softmax = {n.name for n in written.graph.node for a in n.attribute if a.s == b"SOFTMAX"}
     wrong = []
     for key, place in places(match.export.proto).items():
         wanted = changed[key].after if key in changed else place.values
         held = now.get(key)
-        if held is None or held.values.shape != wanted.shape or _is_off(place, wanted, held.values):
+        same = held is not None and held.values.shape == wanted.shape
+        if held is None or not same or _is_off(place, wanted, held.values, key[0] in softmax):
             wrong.append(key)
     return wrong
 
 
-def _is_off(place: Place, wanted: Array, held: Array) -> bool:
+def _is_off(place: Place, wanted: Array, held: Array, softmax: bool) -> bool:
     """Whether numbers differ by more than roundings; thresholds in float32 may not at all.
 
     Those in float64 may by a rounding to float32: scikit-learn's trees read rows in that.
@@ -190,7 +196,7 @@ def _is_off(place: Place, wanted: Array, held: Array) -> bool:
     if place.role == "base_values" and place.operator == "TreeEnsembleClassifier":
         # These are logits, which some libraries hold as probabilities in float32.
         size = max(size, 1.0)
-        if wanted.size > 2:  # a softmax does not see what all classes have in common
+        if softmax:  # which does not see what all classes have in common
             wanted, held = wanted - wanted.mean(), held - held.mean()
     near = np.abs(wanted - held) <= _TOLERANCE * np.maximum(np.abs(wanted), size)
     return bool((~near & differs(wanted, held)).any())
