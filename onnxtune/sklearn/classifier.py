@@ -33,7 +33,32 @@ def _has_decisions(self: TunedClassifier) -> bool:
 
 
 class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
-    """A classifier."""
+    """A classifier that is fitted, exported and tuned, and answers through onnxruntime.
+
+    Args:
+        estimator: a classifier or pipeline that has an export, or a model: a path, bytes or an
+            `onnx.ModelProto`.
+        valid: which rows to hold out from the fit and to judge by: a share, "last", rows' numbers,
+            booleans or groups as of `onnxtune.tune`, or (X, y) or (X, y, weights) of their own.
+        loss: as of `onnxtune.tune`, and so are `output`, `sampling`, `routing`,
+            `temperature`, `max_size`, `companion`, `freeze`, `noise`, `epochs`,
+            `batch_size`, `lr`, `clip`, `precision`, `patience` and `device`.
+        class_weight: "balanced", or a mapping of labels to weights, for the fit and for tuning.
+        form: in which form the model answers: "native", "hard" or "soft".
+        threads: of torch, and of the session that answers; "auto" leaves them to either.
+        random_state: a whole number is the seed of tuning, and of estimators inside that have none;
+            a RandomState or None draws one.
+
+    Attributes:
+        onnx_: the model that answers, an `onnx.ModelProto`.
+        report_: the report of tuning; "kept" says why the original was kept, or is None.
+        history_: a dictionary for each epoch.
+        estimator_: the fitted clone; None for a model file. Not in a pickle.
+        result_: the `TuneResult` that the model is of; None where it is not tuned. Not in a pickle.
+        classes_: [K] labels; a list of them where there are several targets.
+        n_features_in_: the number of columns of `X`.
+        feature_names_in_: their names, where `X` is a DataFrame.
+    """
 
     def __init__(
         self,
@@ -99,7 +124,17 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
     # Fitting
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TunedClassifier:
-        """Fit, export and tune."""
+        """Fit a clone, export it, and tune it on rows that it was not fitted on.
+
+        Args:
+            X: rows as the estimator takes them.
+            y: [N] labels, or [N, K] of several targets.
+            sample_weight: [N], how much each row counts.
+
+        Raises:
+            ValueError: rows, labels or parameters that cannot be used.
+            UnsupportedError: the estimator has no export.
+        """
         rows = self._checked(X, y, reset=True)
         target = checked_target(y, numbers=False)
         classes = self._classes_of_file() if self._is_file() else classes_of(target)
@@ -114,7 +149,18 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
     def partial_fit(
         self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
     ) -> TunedClassifier:
-        """Go on tuning with further rows, each used once; the first call is a `fit`."""
+        """Go on tuning with further rows, each used once; the first call is a `fit`.
+
+        Args:
+            X: rows as the estimator takes them.
+            y: their labels, of those that there were in the fit.
+            classes: all labels, which the first rows have to hold.
+            sample_weight: [N], how much each row counts.
+
+        Raises:
+            ValueError: rows or labels that cannot be used.
+            UnsupportedError: nothing in the model can be tuned, or it is not in the native form.
+        """
         if not self.__sklearn_is_fitted__():
             if classes is not None and np.setdiff1d(classes, np.unique(y)).size:
                 raise DataError(
