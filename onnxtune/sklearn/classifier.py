@@ -13,8 +13,10 @@ from onnxtune.classes import class_labels, label_outputs, score_output, scored_l
 from onnxtune.errors import DataError, ModelError
 from onnxtune.sklearn.availability import available_if_known
 from onnxtune.sklearn.base import TunedEstimator
+from onnxtune.sklearn.fitting import Rows
 from onnxtune.sklearn.inputs import checked_target, feeds
 from onnxtune.sklearn.labels import Classes, classes_of, classes_of_model
+from onnxtune.sklearn.serving import may_pass_one
 
 Array = np.ndarray[Any, Any]
 
@@ -137,10 +139,13 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
         """
         rows = self._checked(X, y, reset=True)
         target = checked_target(y, numbers=False)
+        # A class whose rows all weigh nothing is not there.
+        counted = Rows(rows, target, self._weights(sample_weight, rows)).counting()
+        rows, target = counted.X, np.asarray(counted.y)
         classes = self._classes_of_file() if self._is_file() else classes_of(target)
         labels = classes.encoded(target)
-        weight = self._weighted(target, self._weights(sample_weight, rows))
         self._classes = classes
+        weight = self._weighted(target, counted.weight)
         self._fit(rows, labels, weight, classes=True, sampling=self.sampling)
         self.classes_ = classes.given
         self._look_at(rows)
@@ -207,6 +212,16 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
                 own = self._classes.encoded(values[0])
                 order = np.array([places.index(str(label)) for label in own])
                 self._order = None if (order == np.arange(len(order))).all() else order
+
+    def _share_output(self, content: bytes) -> str | None:
+        # Several targets come in several tensors, which are cut off when they are here.
+        if self._is_file() or not self._classes.single:
+            return None
+        proto = onnx.ModelProto.FromString(content)
+        score = self.output or score_output(proto)
+        if score is None or not hasattr(self.estimator, "predict_proba"):
+            return None
+        return score if may_pass_one(proto, score) else None
 
     def _look_at(self, rows: Any) -> None:
         """What the scores are: probabilities, or distances from where the classes meet."""
@@ -297,5 +312,5 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
     def _ordered(self, scores: Any) -> Any:
         """Scores in the order of `classes_`."""
         if isinstance(scores, list) or scores.ndim == 3:  # of each target its own
-            return list(scores)
+            return [np.clip(each, 0, 1) if self._probable else each for each in scores]
         return scores if self._order is None else scores[:, self._order]
