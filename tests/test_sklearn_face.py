@@ -56,7 +56,7 @@ def rows() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def forest(rows: Any) -> TunedClassifier:
     X, y = rows
-    own = make_pipeline(StandardScaler(), RandomForestClassifier(10, max_depth=4))
+    own = make_pipeline(StandardScaler(), RandomForestClassifier(5))  # much too sure of itself
     return TunedClassifier(own, routing="leaves", epochs=8, random_state=0).fit(X[:500], y[:500])
 
 
@@ -142,6 +142,8 @@ def test_arguments_that_are_wrong_are_refused(rows: Any) -> None:
         TunedClassifier(LogisticRegression(), valid=1.5).fit(X, y)
     with pytest.raises(DataError, match="one class"):
         TunedClassifier(LogisticRegression()).fit(X, np.zeros(len(X), int))
+    with pytest.raises(DataError, match="one class"):
+        TunedClassifier(LogisticRegression()).fit(X, y, sample_weight=y)
     with pytest.raises(NotFittedError):
         TunedClassifier(LogisticRegression()).predict(X)
 
@@ -216,6 +218,17 @@ def test_several_numbers() -> None:
         found = TunedRegressor(own, **QUICK).fit(X, Y)
         assert found.predict(X).shape == Y.shape
         assert found.predict(X[:1]).shape == (1, 2)
+
+
+def test_probabilities_stay_within_one() -> None:
+    X, y = make_classification(300, 4, class_sep=5.0, flip_y=0.0, random_state=0)
+    own = RandomForestClassifier(10, max_depth=4)
+    found = TunedClassifier(own, routing="leaves", **QUICK).fit(X, y)
+    said = bare(found.onnx_, X, 1)
+    assert said.max() > 1 or found.result_ is not None  # ten tenths in single precision
+    assert found.predict_proba(X).min() >= 0 and found.predict_proba(X).max() <= 1
+    np.testing.assert_allclose(found.predict_proba(X), said, atol=1e-6)
+    assert not np.isnan(found.predict_log_proba(X)).any()
 
 
 # Rows

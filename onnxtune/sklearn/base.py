@@ -161,6 +161,7 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
         self._predictor = Predictor(
             content,
             self._inner_output(),
+            share=self._share_output(content),
             plain=not hasattr(self, "feature_names_in_"),
             finite=not self._takes.missing,
             threads=None if self.threads == "auto" else int(self.threads),
@@ -168,6 +169,10 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _inner_output(self) -> str | None:
         """The inner value that is asked for, if the model's own outputs are not."""
+        return None
+
+    def _share_output(self, content: bytes) -> str | None:
+        """The output with probabilities that rounding may carry past 1, if there is one."""
         return None
 
     def _seed(self) -> int:

@@ -13,8 +13,10 @@ from onnxtune.classes import class_labels, label_outputs, score_output, scored_l
 from onnxtune.errors import DataError, ModelError
 from onnxtune.sklearn.availability import available_if_known
 from onnxtune.sklearn.base import TunedEstimator
+from onnxtune.sklearn.fitting import Rows
 from onnxtune.sklearn.inputs import checked_target, feeds
 from onnxtune.sklearn.labels import Classes, classes_of, classes_of_model
+from onnxtune.sklearn.serving import may_pass_one
 
 Array = np.ndarray[Any, Any]
 
@@ -33,7 +35,32 @@ def _has_decisions(self: TunedClassifier) -> bool:
 
 
 class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
-    """A classifier."""
+    """A classifier that is fitted, exported and tuned, and answers through onnxruntime.
+
+    Args:
+        estimator: a classifier or pipeline that has an export, or a model: a path, bytes or an
+            `onnx.ModelProto`.
+        valid: which rows to hold out from the fit and to judge by: a share, "last", rows' numbers,
+            booleans or groups as of `onnxtune.tune`, or (X, y) or (X, y, weights) of their own.
+        loss: as of `onnxtune.tune`, and so are `output`, `sampling`, `routing`,
+            `temperature`, `max_size`, `companion`, `freeze`, `noise`, `epochs`,
+            `batch_size`, `lr`, `clip`, `precision`, `patience` and `device`.
+        class_weight: "balanced", or a mapping of labels to weights, for the fit and for tuning.
+        form: in which form the model answers: "native", "hard" or "soft".
+        threads: of torch, and of the session that answers; "auto" leaves them to either.
+        random_state: a whole number is the seed of tuning, and of estimators inside that have none;
+            a RandomState or None draws one.
+
+    Attributes:
+        onnx_: the model that answers, an `onnx.ModelProto`.
+        report_: the report of tuning; "kept" says why the original was kept, or is None.
+        history_: a dictionary for each epoch.
+        estimator_: the fitted clone; None for a model file. Not in a pickle.
+        result_: the `TuneResult` that the model is of; None where it is not tuned. Not in a pickle.
+        classes_: [K] labels; a list of them where there are several targets.
+        n_features_in_: the number of columns of `X`.
+        feature_names_in_: their names, where `X` is a DataFrame.
+    """
 
     def __init__(
         self,
@@ -99,13 +126,26 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
     # Fitting
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TunedClassifier:
-        """Fit, export and tune."""
+        """Fit a clone, export it, and tune it on rows that it was not fitted on.
+
+        Args:
+            X: rows as the estimator takes them.
+            y: [N] labels, or [N, K] of several targets.
+            sample_weight: [N], how much each row counts.
+
+        Raises:
+            ValueError: rows, labels or parameters that cannot be used.
+            UnsupportedError: the estimator has no export.
+        """
         rows = self._checked(X, y, reset=True)
         target = checked_target(y, numbers=False)
+        # A class whose rows all weigh nothing is not there.
+        counted = Rows(rows, target, self._weights(sample_weight, rows)).counting()
+        rows, target = counted.X, np.asarray(counted.y)
         classes = self._classes_of_file() if self._is_file() else classes_of(target)
         labels = classes.encoded(target)
-        weight = self._weighted(target, self._weights(sample_weight, rows))
         self._classes = classes
+        weight = self._weighted(target, counted.weight)
         self._fit(rows, labels, weight, classes=True, sampling=self.sampling)
         self.classes_ = classes.given
         self._look_at(rows)
@@ -114,7 +154,18 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
     def partial_fit(
         self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
     ) -> TunedClassifier:
-        """Go on tuning with further rows, each used once; the first call is a `fit`."""
+        """Go on tuning with further rows, each used once; the first call is a `fit`.
+
+        Args:
+            X: rows as the estimator takes them.
+            y: their labels, of those that there were in the fit.
+            classes: all labels, which the first rows have to hold.
+            sample_weight: [N], how much each row counts.
+
+        Raises:
+            ValueError: rows or labels that cannot be used.
+            UnsupportedError: nothing in the model can be tuned, or it is not in the native form.
+        """
         if not self.__sklearn_is_fitted__():
             if classes is not None and np.setdiff1d(classes, np.unique(y)).size:
                 raise DataError(
@@ -161,6 +212,16 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
                 own = self._classes.encoded(values[0])
                 order = np.array([places.index(str(label)) for label in own])
                 self._order = None if (order == np.arange(len(order))).all() else order
+
+    def _share_output(self, content: bytes) -> str | None:
+        # Several targets come in several tensors, which are cut off when they are here.
+        if self._is_file() or not self._classes.single:
+            return None
+        proto = onnx.ModelProto.FromString(content)
+        score = self.output or score_output(proto)
+        if score is None or not hasattr(self.estimator, "predict_proba"):
+            return None
+        return score if may_pass_one(proto, score) else None
 
     def _look_at(self, rows: Any) -> None:
         """What the scores are: probabilities, or distances from where the classes meet."""
@@ -251,5 +312,5 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
     def _ordered(self, scores: Any) -> Any:
         """Scores in the order of `classes_`."""
         if isinstance(scores, list) or scores.ndim == 3:  # of each target its own
-            return list(scores)
+            return [np.clip(each, 0, 1) if self._probable else each for each in scores]
         return scores if self._order is None else scores[:, self._order]

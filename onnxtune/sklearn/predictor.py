@@ -29,13 +29,14 @@ class Predictor:
     Args:
         content: the model.
         output: an inner value to be the one output in the place of the model's own.
+        share: an output whose values are to stay within 0 and 1.
         plain: whether arrays go straight to the session: nothing is to be known of their columns.
         finite: whether what is missing or infinite is refused.
         threads: of a session; None leaves it to the environment and onnxruntime.
     """
 
     __slots__ = (
-        *("content", "output", "plain", "finite", "threads"),
+        *("content", "output", "share", "plain", "finite", "threads"),
         *("inputs", "_name", "_dtype", "_width", "_run", "_lock", "__weakref__"),
     )
 
@@ -44,12 +45,13 @@ class Predictor:
         content: bytes,
         output: str | None = None,
         *,
+        share: str | None = None,
         plain: bool,
         finite: bool,
         threads: int | None = None,
     ) -> None:
         """Take a model; it is loaded when it is first needed."""
-        self.content, self.output, self.plain = content, output, plain
+        self.content, self.output, self.share, self.plain = content, output, share, plain
         self.finite, self.threads = finite, threads
         self.inputs: list[ValueType] = input_types(onnx.ModelProto.FromString(content))
         one = self.inputs[0]
@@ -120,7 +122,7 @@ class Predictor:
         """Make the session, which answers from now on."""
         with self._lock:
             if self._run == self._first_run:
-                made = session(served(self.content, self.output), threads=self._count())
+                made = session(served(self.content, self.output, self.share), threads=self._count())
                 # What lies beneath its `run`, which would check the names again.
                 inner = getattr(made, "_sess", None)
                 self._run = made.run if inner is None else inner.run
@@ -134,7 +136,7 @@ class Predictor:
         return int(allowed) if allowed.isdigit() and int(allowed) else None
 
 
-_GIVEN = ("content", "output", "plain", "finite", "threads")
+_GIVEN = ("content", "output", "share", "plain", "finite", "threads")
 _living: weakref.WeakSet[Predictor] = weakref.WeakSet()
 
 

@@ -16,10 +16,43 @@ Array = np.ndarray[Any, Any]
 
 
 class TunedRegressor(RegressorMixin, TunedEstimator):  # type: ignore[misc]
-    """A regressor."""
+    """A regressor that is fitted, exported and tuned, and answers through onnxruntime.
+
+    Args:
+        estimator: a regressor or pipeline that has an export, or a model: a path, bytes or an
+            `onnx.ModelProto`.
+        valid: which rows to hold out from the fit and to judge by: a share, "last", rows' numbers,
+            booleans or groups as of `onnxtune.tune`, or (X, y) or (X, y, weights) of their own.
+        loss: as of `onnxtune.tune`, and so are `output`, `routing`, `temperature`,
+            `max_size`, `companion`, `freeze`, `noise`, `epochs`, `batch_size`, `lr`,
+            `clip`, `precision`, `patience` and `device`.
+        form: in which form the model answers: "native", "hard" or "soft".
+        threads: of torch, and of the session that answers; "auto" leaves them to either.
+        random_state: a whole number is the seed of tuning, and of estimators inside that have none;
+            a RandomState or None draws one.
+
+    Attributes:
+        onnx_: the model that answers, an `onnx.ModelProto`.
+        report_: the report of tuning; "kept" says why the original was kept, or is None.
+        history_: a dictionary for each epoch.
+        estimator_: the fitted clone; None for a model file. Not in a pickle.
+        result_: the `TuneResult` that the model is of; None where it is not tuned. Not in a pickle.
+        n_features_in_: the number of columns of `X`.
+        feature_names_in_: their names, where `X` is a DataFrame.
+    """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TunedRegressor:
-        """Fit, export and tune."""
+        """Fit a clone, export it, and tune it on rows that it was not fitted on.
+
+        Args:
+            X: rows as the estimator takes them.
+            y: [N] numbers, or [N, K] of several targets.
+            sample_weight: [N], how much each row counts.
+
+        Raises:
+            ValueError: rows, numbers or parameters that cannot be used.
+            UnsupportedError: the estimator has no export.
+        """
         rows = self._checked(X, y, reset=True)
         target = checked_target(y, numbers=True)
         self._single = target.ndim == 1
@@ -27,7 +60,17 @@ class TunedRegressor(RegressorMixin, TunedEstimator):  # type: ignore[misc]
         return self
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> TunedRegressor:
-        """Go on tuning with further rows, each used once; the first call is a `fit`."""
+        """Go on tuning with further rows, each used once; the first call is a `fit`.
+
+        Args:
+            X: rows as the estimator takes them.
+            y: [N] numbers, or [N, K] of several targets.
+            sample_weight: [N], how much each row counts.
+
+        Raises:
+            ValueError: rows or numbers that cannot be used.
+            UnsupportedError: nothing in the model can be tuned, or it is not in the native form.
+        """
         if not self.__sklearn_is_fitted__():
             return self.fit(X, y, sample_weight)
         rows = self._checked(X, y, reset=False)
@@ -36,7 +79,15 @@ class TunedRegressor(RegressorMixin, TunedEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> Array:
-        """[N] float32 (or what the model holds), of several targets [N, K]."""
+        """[N] float32 (or what the model holds), of several targets [N, K].
+
+        Args:
+            X: [N, F] rows, or texts.
+
+        Raises:
+            NotFittedError: there is no model yet.
+            ValueError: they are no rows like those of the fit.
+        """
         values: Array = self._outputs_for(X, "_number")[0]
         return values.reshape(-1) if self._single else values
 

@@ -36,7 +36,31 @@ class TunedTransformer(  # type: ignore[call-arg]
     TunedEstimator,
     auto_wrap_output_keys=None,
 ):
-    """A transformer that is tuned beneath a head."""
+    """A transformer that is tuned beneath a head, and answers through onnxruntime.
+
+    Args:
+        estimator: a transformer or pipeline that has an export, or a model: a path, bytes or an
+            `onnx.ModelProto`.
+        head: an estimator to put on it while it is tuned; None takes logistic regression for a
+            target of classes and ridge regression for others. Its tensors are called `head/...`.
+        valid: which rows to hold out from the fit and to judge by: a share, "last", rows' numbers,
+            booleans or groups as of `onnxtune.tune`, or (X, y) or (X, y, weights) of their own.
+        loss: as of `onnxtune.tune`, and so are `freeze`, `noise`, `epochs`, `batch_size`,
+            `lr`, `clip`, `precision`, `patience` and `device`.
+        form: in which form the model answers: "native", "hard" or "soft".
+        threads: of torch, and of the session that answers; "auto" leaves them to either.
+        random_state: a whole number is the seed of tuning, and of estimators inside that have none;
+            a RandomState or None draws one.
+
+    Attributes:
+        onnx_: the model that answers, an `onnx.ModelProto`.
+        report_: the report of tuning; "kept" says why the original was kept, or is None.
+        history_: a dictionary for each epoch.
+        estimator_: the fitted clone; None for a model file. Not in a pickle.
+        result_: the `TuneResult` that the model is of; None where it is not tuned. Not in a pickle.
+        n_features_in_: the number of columns of `X`.
+        feature_names_in_: their names, where `X` is a DataFrame.
+    """
 
     def __init__(
         self,
@@ -91,7 +115,17 @@ class TunedTransformer(  # type: ignore[call-arg]
         return cut_at(super().onnx_, TRANSFORMED)
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> TunedTransformer:
-        """Fit the transformer, and with `y` a head on it; tune both, and keep the transformer."""
+        """Fit the transformer, and with `y` a head on it; tune both, and keep the transformer.
+
+        Args:
+            X: rows as the transformer takes them.
+            y: [N] or [N, K], what the head is to tell; without it nothing is tuned.
+            sample_weight: [N], how much each row counts.
+
+        Raises:
+            ValueError: rows, targets or parameters that cannot be used.
+            UnsupportedError: the transformer or the head has no export.
+        """
         rows = self._checked(X, y, reset=True, optional=True)
         target = None if y is None else checked_target(y, numbers=False)
         self._classes: Classes | None = None
@@ -107,7 +141,17 @@ class TunedTransformer(  # type: ignore[call-arg]
         return self
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> TunedTransformer:
-        """Go on tuning with further rows, each used once; the first call is a `fit`."""
+        """Go on tuning with further rows, each used once; the first call is a `fit`.
+
+        Args:
+            X: rows as the transformer takes them.
+            y: what the head is to tell.
+            sample_weight: [N], how much each row counts.
+
+        Raises:
+            ValueError: rows or targets that cannot be used; there was no target in the fit.
+            UnsupportedError: nothing in the model can be tuned, or it is not in the native form.
+        """
         if not self.__sklearn_is_fitted__():
             return self.fit(X, y, sample_weight)
         rows = self._checked(X, y, reset=False)
@@ -120,7 +164,15 @@ class TunedTransformer(  # type: ignore[call-arg]
         return self
 
     def transform(self, X: Any) -> Any:
-        """[N, K] float32, or a DataFrame where `set_output` asks for one."""
+        """[N, K] float32, or a DataFrame where `set_output` asks for one.
+
+        Args:
+            X: [N, F] rows, or texts.
+
+        Raises:
+            NotFittedError: there is no model yet.
+            ValueError: they are no rows like those of the fit.
+        """
         values: Array = self._outputs_for(X, "_output_names")[0]
         settings = self.__dict__.get("_sklearn_output_config")
         if settings is None and get_config()["transform_output"] == "default":
