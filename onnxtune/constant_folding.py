@@ -47,10 +47,11 @@ def fold_constants(proto: onnx.ModelProto, types: Mapping[str, ValueType]) -> No
                      lambda name: types.get(name, ValueType(name, "")))  # fmt: skip
         values = run(session(whole, optimize=False), {})
         sizes = {t.name: len(t.raw_data) or t.ByteSize() for t in proto.graph.initializer}
+        makers = {o: node for node in proto.graph.node if node.name in folded for o in node.output}
         small = {
             name: value
             for name, value in values.items()
-            if _is_worth(value, _sources(proto, folded, name), sizes)
+            if _is_worth(value, _sources(makers, name), sizes)
         }
         _hold(proto, small)
     drop_unused(proto)
@@ -117,12 +118,14 @@ def _still_read(proto: onnx.ModelProto, folded: set[str]) -> list[str]:
     return [value for value in dict.fromkeys(taken) if value in made]
 
 
-def _sources(proto: onnx.ModelProto, folded: set[str], value: str) -> set[str]:
+def _sources(makers: Mapping[str, onnx.NodeProto], value: str) -> set[str]:
     """The initializers that a folded value is made of."""
-    makers = {out: node for node in proto.graph.node if node.name in folded for out in node.output}
-    found, waiting = set(), [value]
+    found, seen, waiting = set(), set(), [value]
     while waiting:
         name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
         if name in makers:
             waiting.extend(reads(makers[name]))
         else:

@@ -14,6 +14,7 @@ from onnxtune.placement import Placement, place
 from onnxtune.runtime import value_types
 from onnxtune.subgraphs import reads
 from rewrites.core.naming import node_names
+from rewrites.core.rewrite import Provider
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +60,16 @@ def warn_of_gaps(placement: Placement, origin: str) -> None:
             origin,
             _listed(placement),
         )
+
+
+def finish(proto: onnx.ModelProto, provider: Provider, origin: str) -> None:
+    """Prepare a model, in place, for its provider, and name what will not run there.
+
+    Raises:
+        UnsupportedError: as `for_cuda`.
+    """
+    if provider == "cuda":
+        warn_of_gaps(for_cuda(proto, origin), origin)
 
 
 def _leaves_work(proto: onnx.ModelProto, placement: Placement) -> bool:

@@ -308,8 +308,8 @@ def written(
     """A model with tuned tensors, in one of its three forms.
 
     Hard and soft are made from the native one, so that all three hold the same numbers. The soft
-    form is soft on the way to `outputs`, those that were tuned. For a GPU, `for_cuda` has still to
-    see to it.
+    form is soft on the way to `outputs`, those that were tuned. For a GPU, `cuda_form.finish` has
+    still to see to it.
 
     Raises:
         ArgumentError: no such form or provider, or the native form for a GPU.

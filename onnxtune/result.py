@@ -11,7 +11,7 @@ from typing import Any, Literal
 import onnx
 
 from onnxtune import tune_plot, tune_report
-from onnxtune.cuda_form import for_cuda, warn_of_gaps
+from onnxtune.cuda_form import finish
 from onnxtune.errors import ArgumentError
 from onnxtune.export import SavedForm, check_saved, with_metadata, written
 from onnxtune.figures import write_figure
@@ -163,9 +163,7 @@ class TuneResult:
         proto = self._model(form, provider)
         if self.transform is not None:
             proto = with_inverse(proto, self.report["output"], self.transform)
-        if provider == "cuda":
-            placement = for_cuda(proto, self.prepared.source.origin)
-            warn_of_gaps(placement, self.prepared.source.origin)
+        finish(proto, provider, self.prepared.source.origin)
         return proto
 
     def _model(self, form: SavedForm, provider: Provider = "cpu") -> onnx.ModelProto:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from onnxtune.conversion import check_temperature
+from onnxtune.cuda_form import finish
 from onnxtune.data import Table
 from onnxtune.data import load as load_data
 from onnxtune.errors import ArgumentError
@@ -38,7 +39,7 @@ from onnxtune.tune_arguments import (
 )
 from onnxtune.validation import features
 from onnxtune.weights import sample_weights
-from rewrites.core.rewrite import Array, Routing
+from rewrites.core.rewrite import Array, Provider, Routing
 
 _ROUTINGS: dict[str, Routing] = {"leaves": "hard", "straight-through": "straight-through"}
 
@@ -167,15 +168,22 @@ class Tuner:
             return {}
         return {name: p.settled().cpu().numpy() for name, p in self._run.parameters.items()}
 
-    def model(self, form: SavedForm = "native") -> onnx.ModelProto:
+    def model(self, form: SavedForm = "native", provider: Provider = "cpu") -> onnx.ModelProto:
         """The model as it is now; what it came as before the first rows.
 
+        Args:
+            form: "native", "hard" or "soft".
+            provider: where a hard or soft form is to run, as in `onnxtune.convert`.
+
         Raises:
-            ArgumentError: no such form.
+            ArgumentError: no such form or provider, or the native form for "cuda".
+            UnsupportedError: nothing of the model can run on a GPU.
         """
         if self._run is None:
             prepared = prepare(check_native(load(self._model)))
-            return written(prepared, {}, form, check_temperature("auto"), {}, [])
+            proto = written(prepared, {}, form, check_temperature("auto"), {}, [], provider)
+            finish(proto, provider, prepared.source.origin)
+            return proto
         problem = self._run.problem
         held = as_held(problem.prepared, self.tensors())
         proto = written(
@@ -185,18 +193,32 @@ class Tuner:
             problem.original.temperature,
             problem.original.spreads,
             [problem.output],
+            provider,
         )
+        finish(proto, provider, problem.prepared.source.origin)
         with_metadata(proto, problem.prepared.source, {"rows": str(self.rows)})
         return proto
 
-    def save(self, path: str | os.PathLike[str], form: SavedForm = "native") -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        form: SavedForm = "native",
+        provider: Provider = "cpu",
+    ) -> None:
         """Write the model as it is now.
 
+        Args:
+            path: the file.
+            form: as in `model`.
+            provider: as in `model`.
+
         Raises:
-            ArgumentError: no such form; the path is the input's, or cannot be written.
+            ArgumentError: no such form or provider, or the native form for "cuda"; the path is the
+                input's, or cannot be written.
+            UnsupportedError: nothing of the model can run on a GPU.
         """
         source = None if self._run is None else self._run.problem.prepared.source.path
-        write(check_output(path, [source]), self.model(form).SerializeToString())
+        write(check_output(path, [source]), self.model(form, provider).SerializeToString())
 
     def _begun(self, X: Any, y: Any) -> _Run:
         """What the first rows begin."""

@@ -230,6 +230,11 @@ def test_tuned_models_are_saved_for_cuda(tmp_path: Any) -> None:
         assert verify(result.model(form), saved, X).agrees
         facts = {entry.key: entry.value for entry in saved.metadata_props}
         assert facts["onnxtune.form"] == form
+    tuner = onnxtune.Tuner(model)
+    tuner.partial_fit(X[:50], y[:50])
+    tuner.save(tmp_path / "online.onnx", form="hard", provider="cuda")
+    online = onnx.load(tmp_path / "online.onnx")
+    assert not gaps(online) and verify(tuner.model("native"), online, X).agrees
     for refused, why in (({"form": "native"}, "native form"), ({"form": "hard"}, "none of")):
         provider = "cuda" if "native" in why else "gpu"
         with pytest.raises(ArgumentError, match=why):

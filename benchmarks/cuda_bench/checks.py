@@ -13,11 +13,12 @@ from coverage_bench.checks import Feed, nodes, sampled, stored
 
 import onnxtune
 from onnxtune.agreement import as_values, compare
+from onnxtune.conversion import converted, serving_for
 from onnxtune.cuda_kernels import gaps
 from onnxtune.errors import OnnxTuneError, UnsupportedError
 from onnxtune.model import Model, load
 from onnxtune.runtime import run
-from onnxtune.splitting import SplitModel
+from onnxtune.splitting import cut
 
 HOLDS = "holds"
 RTOL = 1e-4
@@ -41,26 +42,28 @@ def check(path: Path) -> dict[str, Any]:
         feeds = [feed for feed in (sampled(model, 256), stored(model, path)) if feed is not None]
         if not feeds:
             return {"split": "no rows"}
-        cut = onnxtune.split(model)
+        serving = serving_for("auto", 1000, "cuda")
+        whole, placement = converted(model, "hard", "auto", None, serving)
+        assert placement is not None
+        parts = cut(whole, placement)  # what `onnxtune.split` does
         record["split"] = HOLDS
     except OnnxTuneError as error:
         refused = isinstance(error, UnsupportedError)
         return {"split": f"{'refused' if refused else 'WRONG'}: {' '.join(str(error).split())}"}
     except Exception as error:  # whatever it is, it is to be counted
         return {"split": f"CRASH {type(error).__name__}: {' '.join(str(error).split())}"}
-    record["nodes"] = {side: len(part.graph.node) for side, part in cut.parts.items()}
-    record["between"] = list(cut.between)
-    found = gaps(cut.gpu)
+    record["nodes"] = {side: len(part.graph.node) for side, part in parts.parts.items()}
+    record["between"] = list(parts.between)
+    found = gaps(parts.gpu)
     record["outside"] = dict(collections.Counter(f"{g.operator}: {g.reason}" for g in found))
-    whole = onnxtune.convert(model, "hard", provider="cuda")
     record["equal"] = _agreement(model, lambda feed: run(whole, feed), whole, feeds)
-    record["chained"] = _agreement(model, cut.run, whole, feeds)
+    record["chained"] = _agreement(model, parts.run, whole, feeds)
     if "WRONG" in record["equal"]:
         plain = onnxtune.convert(model, "hard")
         if "WRONG" in _agreement(model, lambda feed: run(plain, feed), plain, feeds):
             record["equal"] = record["chained"] = "as far apart as the hard form on a CPU"
     if os.environ.get(STANDING_IN):
-        record |= placement(cut)
+        record |= placed(parts.gpu)
     return record
 
 
@@ -80,8 +83,8 @@ def _agreement(model: Model, answers: Any, whole: onnx.ModelProto, feeds: list[F
     return HOLDS
 
 
-def placement(cut: SplitModel) -> dict[str, Any]:
-    """What onnxruntime itself makes of the GPU part: its copies, and its nodes on the CPU.
+def placed(gpu: onnx.ModelProto) -> dict[str, Any]:
+    """What onnxruntime itself makes of a GPU part: its copies, and its nodes on the CPU.
 
     Nodes that compute with shapes are among these, and need no copy.
     """
@@ -93,13 +96,13 @@ def placement(cut: SplitModel) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "placed.onnx")
         providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-        session = onnxruntime.InferenceSession(cut.gpu.SerializeToString(), options, providers)
-        placed = onnx.load(options.optimized_model_filepath)
+        session = onnxruntime.InferenceSession(gpu.SerializeToString(), options, providers)
+        written = onnx.load(options.optimized_model_filepath)
     on_cpu = [
         node.op_type
         for group in session.get_provider_graph_assignment_info()
         if group.ep_name != "CUDAExecutionProvider"
         for node in group.get_nodes()
     ]
-    copies = sum(node.op_type.startswith("Memcpy") for node in nodes(placed.graph))
+    copies = sum(node.op_type.startswith("Memcpy") for node in nodes(written.graph))
     return {"placed": dict(collections.Counter(on_cpu)), "copies": copies}
