@@ -39,3 +39,13 @@ def _available() -> int:
         return int(os.sysconf("SC_PHYS_PAGES")) * int(os.sysconf("SC_PAGE_SIZE")) // 2
     except (ValueError, OSError, AttributeError):
         return 4 * 2**30
+
+
+def device_memory_at_hand() -> int | None:
+    """Bytes that are free on torch's CUDA device; None where torch sees none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    free, _ = torch.cuda.mem_get_info()
+    return int(free)

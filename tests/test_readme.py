@@ -251,7 +251,9 @@ def test_public_names_of_the_reference() -> None:
         assert f"`onnxtune.{name}`" in text, name
 
 
-@pytest.mark.parametrize("name", ["inspect", "convert", "to_torch", "tune", "verify", "bench"])
+@pytest.mark.parametrize(
+    "name", ["inspect", "convert", "to_torch", "tune", "verify", "bench", "Runner"]
+)
 def test_parameters_of_the_reference(name: str) -> None:
     body = sections(REFERENCE / "python.md")[f"onnxtune.{name}"]
     table = body[body.index("| parameter |") :].partition("\n\n")[0]
