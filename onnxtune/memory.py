@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -49,3 +50,29 @@ def device_memory_at_hand() -> int | None:
         return None
     free, _ = torch.cuda.mem_get_info()
     return int(free)
+
+
+def resident() -> int:
+    """Bytes that this process holds in memory; 0 where the system does not tell."""
+    return _own("VmRSS")
+
+
+def peak_growth(before: int) -> int:
+    """Bytes that this process held at the most since `forget_peak`, beyond those before."""
+    return max(_own("VmHWM") - before, 0) if before else 0
+
+
+def forget_peak() -> None:
+    """Let the most that this process held begin anew from what it holds."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _own(field: str) -> int:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0

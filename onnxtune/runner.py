@@ -23,7 +23,6 @@ from onnxtune.stages import (
     Values,
     chain_inputs,
     chain_outputs,
-    fixed_sizes,
     links,
     rows_of,
     run_chain,
@@ -105,7 +104,7 @@ class Runner:
         self.provider, self._chain = self._load(parts, provider)
         self.inputs = chain_inputs(self._chain)
         self.outputs = chain_outputs(self._chain, outputs)
-        self._fixed = fixed_sizes(self.inputs)
+        self._fixed = runtime.fixed_sizes(self.inputs)
         # What needs no look at every value, as strings do.
         one = len(self.inputs) == 1 and self.inputs[0].kind.startswith("tensor")
         self._plain = one and not self.inputs[0].is_string

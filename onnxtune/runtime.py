@@ -281,6 +281,12 @@ def input_types(model: onnx.ModelProto) -> list[ValueType]:
     return [_declared(value) for value in model.graph.input if value.name not in held]
 
 
+def fixed_sizes(inputs: Sequence[ValueType]) -> dict[str, int]:
+    """The inputs whose first dimension is fixed, with its size."""
+    first = {value.name: value.shape[0] if value.shape else None for value in inputs}
+    return {name: size for name, size in first.items() if size is not None and size > 0}
+
+
 def output_types(model: onnx.ModelProto) -> list[ValueType]:
     """Types of the graph outputs as onnxruntime infers them."""
     return [_reported(value) for value in session(model, optimize=False).get_outputs()]

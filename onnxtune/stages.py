@@ -79,7 +79,7 @@ class Stage:
             settings={**settings, **({"enable_cuda_graph": "1"} if graph_sizes else {})},
         )
         self.outputs = tuple(output.name for output in self.session.get_outputs())
-        self.fixed = fixed_sizes(self.inputs)
+        self.fixed = runtime.fixed_sizes(self.inputs)
         self._numbers = all(
             value.type.startswith("tensor(") and value.type != "tensor(string)"
             for value in (*self.session.get_inputs(), *self.session.get_outputs())
@@ -122,12 +122,6 @@ class Stage:
             self._captured.close()
         self._captured = None
         self.session = None
-
-
-def fixed_sizes(inputs: Sequence[ValueType]) -> dict[str, int]:
-    """The inputs whose first dimension is fixed, with its size."""
-    first = {value.name: value.shape[0] if value.shape else None for value in inputs}
-    return {name: size for name, size in first.items() if size is not None and size > 0}
 
 
 def chain_inputs(chain: Sequence[Stage]) -> tuple[ValueType, ...]:
@@ -193,6 +187,6 @@ def zeros(inputs: Sequence[ValueType], rows: int) -> dict[str, np.ndarray[Any, A
                 "with fixed ones."
             )
         fill: Any = "" if value.is_string else 0
-        fixed = fixed_sizes([value]).get(value.name, rows)
+        fixed = runtime.fixed_sizes([value]).get(value.name, rows)
         made[value.name] = np.full((fixed, *known), fill, value.dtype)
     return made
