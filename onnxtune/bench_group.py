@@ -204,7 +204,7 @@ class Group:
             transfers=way,
             p99_s=worst,
             first_s=turns.first[key],
-            memory_bytes=self._grown[name] or None,
+            memory_bytes=self._grown[name],
             device_bytes=self._device_grown[name] if self._provider == "cuda" else None,
         )
 

@@ -189,7 +189,7 @@ def _cells(row: Timing) -> dict[str, Any]:
         "runs": row.runs or None,
         "load": row.load_s and output.duration(row.load_s),
         "first": row.first_s and output.duration(row.first_s),
-        "MB": held and held / 1e6,
+        "MB": None if held is None else f"{held / 1e6:.1f}",
         "note": textwrap.shorten(row.error or "", 120, placeholder=" ..."),
     }
 
