@@ -17,7 +17,7 @@ def machine() -> dict[str, Any]:
     return {
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _processor(),
-        "cpus": _cores(),
+        "cpus": cores(),
         "memory_bytes": _memory(),
         "gpu": gpu(),
         "python": platform.python_version(),
@@ -69,7 +69,8 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cores() -> int:
+def cores() -> int:
+    """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

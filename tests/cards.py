@@ -1,10 +1,9 @@
-"""Tests that need an NVIDIA GPU: skipped elsewhere, with the reason."""
+"""Whether there is an NVIDIA GPU for the tests that need one."""
 
 from __future__ import annotations
 
 import functools
 
-import pytest
 from onnx import parser
 
 from onnxtune import runtime
@@ -26,10 +25,3 @@ def missing() -> str:
     import torch
 
     return "" if torch.cuda.is_available() else "needs an NVIDIA GPU: torch sees none"
-
-
-@pytest.fixture
-def card() -> None:
-    """Skips where there is none; asked only when the test is run."""
-    if reason := missing():
-        pytest.skip(reason)
