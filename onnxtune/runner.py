@@ -131,6 +131,16 @@ class Runner:
             settings = {"use_tf32": "1"} if cuda and self._tf32 else {}
             sizes = self._graph_sizes if cuda else ()
             made.append(Stage(part, place, self._threads, settings, sizes))
+            elsewhere = runtime.nodes_elsewhere(made[-1].session, place)
+            if elsewhere:
+                counts = ", ".join(f"{count} x {name}" for name, count in elsewhere.items())
+                _log.warning(
+                    "%s: %s has no kernel for some nodes, which run on the CPU between copies: %s. "
+                    "The hard form has standard operators only.",
+                    part.model.origin,
+                    place,
+                    counts,
+                )
         return made
 
     def run(self, X: Any) -> Values:

@@ -129,6 +129,8 @@ def session(
     options.log_severity_level = 4
     # Idle workers that spin take the processor from torch, and from a second session.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if provider != "cpu":
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     if not optimize:
@@ -151,6 +153,21 @@ def session(
     if wanted not in created.get_providers():
         raise _not_started(provider)
     return created
+
+
+def nodes_elsewhere(session: Any, provider: str) -> dict[str, int]:
+    """Operators that onnxruntime placed on another provider than the session's, and how many nodes.
+
+    Empty for a session on the CPU, and where this onnxruntime does not tell.
+    """
+    found: dict[str, int] = {}
+    if provider == "cpu" or not hasattr(session, "get_provider_graph_assignment_info"):
+        return found
+    for part in session.get_provider_graph_assignment_info():
+        if part.ep_name != PROVIDERS[provider]:
+            for node in part.get_nodes():
+                found[node.op_type] = found.get(node.op_type, 0) + 1
+    return found
 
 
 @contextlib.contextmanager

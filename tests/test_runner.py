@@ -303,6 +303,7 @@ def test_the_gpu_part_of_a_split_model_goes_where_it_is_sent(
         return real(model, "cpu", threads, origin=rest.get("origin", ""))
 
     monkeypatch.setattr(runtime, "session", session)
+    monkeypatch.setattr(runtime, "nodes_elsewhere", lambda *_: {})
     split = SimpleNamespace(cpu=WORDS, gpu=NUMBERS, tail=NAMES)
     with Runner(split, "cuda", chunk=2) as runner:
         assert runner.provider == "cuda"
@@ -388,6 +389,26 @@ def test_auto_takes_cuda_where_it_starts(monkeypatch: pytest.MonkeyPatch) -> Non
     Runner(HARD, "cuda", tf32=True).close()
     chosen = [providers[0][1]["use_tf32"] for providers in given]
     assert chosen == ["0", "1"]
+
+
+def test_nodes_that_run_elsewhere_are_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = onnxruntime.InferenceSession
+
+    def start(content: bytes, options: Any, providers: Any, **rest: Any) -> Any:
+        made = real(content, options, providers=["CPUExecutionProvider"])
+        monkeypatch.setattr(made, "get_providers", lambda: [name for name, _ in providers])
+        return made
+
+    built = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: built)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+    Runner(FOREST, "cuda").close()
+    assert "between copies" in caplog.text and "1 x TreeEnsembleClassifier" in caplog.text
+    caplog.clear()
+    Runner(FOREST, "cpu").close()
+    assert not caplog.text
 
 
 def test_a_run_that_fails_is_not_run_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
