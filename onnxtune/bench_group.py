@@ -14,7 +14,7 @@ from onnxtune.bench_report import Placed, Timing
 from onnxtune.bench_turns import Call, Turns, take_turns
 from onnxtune.errors import DataError, ModelError, UnsupportedError
 from onnxtune.model import Model
-from onnxtune.placement import placement
+from onnxtune.profiles import placement
 
 _SLICES = 64  # small batches go through the rows, so that no single one is learned by heart
 _PLACED_ROWS = 64

@@ -11,7 +11,7 @@ import numpy as np
 from onnxtune import bindings
 from onnxtune.errors import DataError
 from onnxtune.memory import device_memory_at_hand, memory_at_hand
-from onnxtune.placement import row_bytes
+from onnxtune.profiles import row_bytes
 from onnxtune.stages import Stage, Values, rows_of, run_chain, zeros
 
 _log = logging.getLogger(__name__)

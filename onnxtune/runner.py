@@ -45,8 +45,8 @@ class Runner:
             `onnxtune.split` returns, whose GPU part goes to `provider` and the rest to the CPU.
         provider: a key of `onnxtune.runtime.PROVIDERS`, or "auto": CUDA where it starts, else
             the CPU.
-        outputs: names of the values to return; None returns all that no model of the chain
-            takes.
+        outputs: names of the values to return; None returns those of a whole model, and of a
+            chain all that none of its models takes.
         chunk: rows that are run at once: a number, None for all, or "auto" for as many as
             fit into memory by forecast. Where memory runs out, halves of that.
         cuda_graph: batch sizes whose runs are captured as CUDA graphs, True for (1,). Smaller
@@ -103,6 +103,8 @@ class Runner:
         parts = links(model, sample)
         self.provider, self._chain = self._load(parts, provider)
         self.inputs = chain_inputs(self._chain)
+        if outputs is None and hasattr(model, "gpu"):
+            outputs = model.outputs  # of the whole model, in its order
         self.outputs = chain_outputs(self._chain, outputs)
         self._fixed = runtime.fixed_sizes(self.inputs)
         # What needs no look at every value, as strings do.

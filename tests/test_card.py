@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 import onnxtune
 from onnxtune import memory, runtime
-from onnxtune.placement import placement
+from onnxtune.profiles import placement
 from onnxtune.runner import Runner
 
 

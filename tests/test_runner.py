@@ -27,7 +27,7 @@ import onnxtune
 from onnxtune import pieces, runtime, stages
 from onnxtune.captured_graphs import CapturedGraphs
 from onnxtune.errors import ArgumentError, DataError, ModelError, ProviderError
-from onnxtune.placement import placement, row_bytes
+from onnxtune.profiles import placement, row_bytes
 from onnxtune.runner import Runner
 
 rng = np.random.default_rng(0)
@@ -304,13 +304,15 @@ def test_the_gpu_part_of_a_split_model_goes_where_it_is_sent(
 
     monkeypatch.setattr(runtime, "session", session)
     monkeypatch.setattr(runtime, "nodes_elsewhere", lambda *_: {})
-    split = SimpleNamespace(cpu=WORDS, gpu=NUMBERS, tail=NAMES)
+    split = SimpleNamespace(cpu=WORDS, gpu=NUMBERS, tail=NAMES, outputs=("label", "best"))
     with Runner(split, "cuda", chunk=2) as runner:
         assert runner.provider == "cuda"
+        assert runner.outputs == ("label", "best")  # taken by the tail, too
         assert runner.run({"town": TOWNS, "size": SIZES})["label"].tolist() == [["x"], ["z"], ["y"]]
     assert asked == [("words", "cpu"), ("numbers", "cuda"), ("names", "cpu")]
     del asked[:]
-    Runner(SimpleNamespace(cpu=None, gpu=HARD, tail=None), "cuda").close()
+    whole = SimpleNamespace(cpu=None, gpu=HARD, tail=None, outputs=("probabilities",))
+    Runner(whole, "cuda").close()
     assert [provider for _, provider in asked] == ["cuda"]
 
 

@@ -15,7 +15,7 @@ from tree_bench.ensembles import rows
 
 import onnxtune
 from onnxtune import memory, runtime
-from onnxtune.placement import placement
+from onnxtune.profiles import placement
 from onnxtune.runner import Runner
 
 Array = np.ndarray[Any, Any]
