@@ -87,10 +87,11 @@ class CapturedGraphs:
 
     def _zeros(self, value: ValueType, size: int) -> Array:
         sizes = sizes_after_rows(value)
-        if value.is_string or sizes is None or None in sizes:
+        fixed = value.shape is not None and bool(value.shape) and value.shape[0] not in (None, size)
+        if value.is_string or sizes is None or None in sizes or fixed:
             raise ArgumentError(
-                f"Input '{value.name}' is no tensor of numbers with fixed dimensions beside the "
-                "rows: no graph takes it; leave cuda_graph out, or split the model."
+                f"Input '{value.name}' is no tensor of numbers with so many rows and fixed "
+                "dimensions beside them: no graph takes it; leave cuda_graph out, or split it."
             )
         return np.zeros((size, *(each or 0 for each in sizes)), value.dtype)
 

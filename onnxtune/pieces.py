@@ -24,13 +24,15 @@ _SHARE = 0.25
 _PROBES = (256, 512)
 
 
-def forecast(chain: Sequence[Stage]) -> int:
+def forecast(chain: Sequence[Stage]) -> int | None:
     """Rows that fit into the memory at hand, by what a few rows take in each stage.
+
+    None where that cannot be told: every stage has inputs whose number of rows is fixed.
 
     Raises:
         ArgumentError: an input's dimensions beside the rows vary.
     """
-    most = None
+    most: int | None = None
     for stage in chain:
         if stage.fixed:
             continue
@@ -41,7 +43,7 @@ def forecast(chain: Sequence[Stage]) -> int:
             free = device_memory_at_hand() or free
         fitting = max(1, int(free * _SHARE / max(each, 1.0)))
         most = fitting if most is None else min(most, fitting)
-    return most or 1
+    return most
 
 
 def run_pieces(

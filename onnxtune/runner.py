@@ -48,7 +48,8 @@ class Runner:
         outputs: names of the values to return; None returns those of a whole model, and of a
             chain all that none of its models takes.
         chunk: rows that are run at once: a number, None for all, or "auto" for as many as
-            fit into memory by forecast. Where memory runs out, halves of that.
+            fit into memory by forecast. Where memory runs out, halves of that. A model whose
+            rows depend on each other needs None.
         cuda_graph: batch sizes whose runs are captured as CUDA graphs, True for (1,). Smaller
             batches of arrays are filled up to one of them, larger ones run without. Only
             CUDA has them: "auto" on a CPU goes without.
@@ -186,7 +187,8 @@ class Runner:
 
     def _forecast(self) -> int | None:
         try:
-            return max(forecast(self._chain), _FEW_ROWS)
+            fitting = forecast(self._chain)
+            return None if fitting is None else max(fitting, _FEW_ROWS)
         except (ArgumentError, DataError) as error:
             _log.info("How many rows fit is not known beforehand: %s", error)
             return None

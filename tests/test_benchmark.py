@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from onnx import TensorProto, helper, parser
 
 import onnxtune
-from onnxtune import bench_group, bench_report, bench_turns, output, runtime
+from onnxtune import bench_group, bench_report, bench_turns, machine, output, runtime
 from onnxtune.bench_comparison import compare
 from onnxtune.bench_report import BenchReport, Placed, Timing
 from onnxtune.benchmark import bench
@@ -459,6 +459,31 @@ def test_placement_and_memory() -> None:
     row = bench(wide, big, batch_sizes=1000, **QUICK).rows[0]
     assert row.memory_bytes is not None
     assert row.memory_bytes > 40_000_000 or not Path("/proc/self/status").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        (
+            "NVIDIA H200, 143771, 580.159.03\n",
+            {"name": "NVIDIA H200", "memory_bytes": 143771 * 2**20, "driver": "580.159.03"},
+        ),
+        ("No devices were found\n", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_what_the_driver_says_of_a_gpu(
+    said: str | None, found: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(command: list[str], **_: Any) -> Any:
+        assert command[0] == "nvidia-smi"
+        if said is None:
+            raise FileNotFoundError
+        return SimpleNamespace(stdout=said)
+
+    monkeypatch.setattr(machine.subprocess, "run", run)
+    assert machine.gpu() == found
 
 
 # --- Comparison ---

@@ -190,6 +190,20 @@ def test_the_forecast_bounds_a_large_batch(monkeypatch: pytest.MonkeyPatch) -> N
     assert sizes[:3] == [300, runner.chunk, runner.chunk] and max(sizes) == runner.chunk
 
 
+def test_where_there_is_no_forecast_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    scaled = graph(
+        "scaled (float[N, 4] X, float[1, 4] scale) => (float[N, 4] Y) { Y = Mul(X, scale) }"
+    )
+    open_ = graph("open (float[N, M] X) => (float[N, M] Y) { Y = Neg(X) }")
+    rows = np.zeros((5000, 4), np.float32)
+    sizes = watched(monkeypatch)
+    for model, more in ((scaled, {"scale": torch.ones(1, 4)}), (open_, {})):
+        with Runner(model, "cpu") as runner:
+            runner.run({"X": torch.from_numpy(rows), **more})
+            assert runner.chunk is None
+    assert sizes == [5000, 5000]
+
+
 def watched(monkeypatch: pytest.MonkeyPatch, most: int | None = None) -> list[int]:
     """The rows of every run; with `most`, memory runs out where there are more."""
     sizes: list[int] = []
@@ -602,6 +616,7 @@ def test_batches_in_fixed_memory() -> None:
     "model",
     [
         graph("a (float[N, M] X) => (float[N, M] Y) { Y = Neg(X) }"),
+        graph("f (float[5, 1] X) => (float[5, 1] Y) { Y = Neg(X) }"),
         graph("b (string[N, 1] X) => (string[N, 1] Y) { Y = Identity(X) }"),
         graph("c (float[N, 1] X) => (float Y) { Y = ReduceSum <keepdims = 0> (X) }"),
         ZIPPED,
