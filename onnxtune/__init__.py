@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from onnxtune.estimators import to_onnx
     from onnxtune.heads import replace_head
     from onnxtune.inspection import inspect
+    from onnxtune.runner import Runner
     from onnxtune.splitting import split
     from onnxtune.torch_module import to_torch
     from onnxtune.tuner import Tuner
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MLflowWriter",
     "OnnxTuneError",
+    "Runner",
     "TensorBoardWriter",
     "Tuner",
     "__version__",
@@ -47,6 +49,7 @@ __all__ = [
 _HOMES = {
     "MLflowWriter": "writers",
     "OnnxTuneError": "errors",
+    "Runner": "runner",
     "TensorBoardWriter": "writers",
     "Tuner": "tuner",
     "bench": "benchmark",

@@ -61,15 +61,7 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--rows", type=int, default=1000, help="rows to sample (default: 1000)")
     command.add_argument("--seed", type=int, default=0)
 
-    command = _add(commands, "bench", "time models side by side")
-    command.add_argument("models", nargs="+", help="ONNX files")
-    command.add_argument("--data", help=f"{DATA}; default: rows sampled from the graph")
-    command.add_argument("--target", help="a column of the data to leave out")
-    command.add_argument("--providers", nargs="+", default=["cpu"], metavar="PROVIDER")
-    command.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 1000, 100_000])
-    command.add_argument("--threads", type=int)
-    command.add_argument("--output", help="write the figures as JSON")
-    command.add_argument("--plot", help="draw rows a second over batch size, as .png, .svg or .pdf")
+    _add_bench(_add(commands, "bench", "time models side by side"))
 
     command = _add(commands, "demo", "the whole road on bundled data, in two minutes")
     command.add_argument("--output", default="onnxtune-demo", help="the folder for its files")
@@ -132,4 +124,54 @@ def _add_provider(command: argparse.ArgumentParser) -> None:
         choices=["cpu", "cuda"],
         default="cpu",
         help="where the file will run, for that forecast (default: cpu)",
+    )
+
+
+def _add_bench(command: argparse.ArgumentParser) -> None:
+    command.add_argument("models", nargs="*", help="ONNX files")
+    command.add_argument("--data", help=f"{DATA}; default: rows sampled from the graph")
+    command.add_argument("--target", help="a column of the data to leave out")
+    command.add_argument("--providers", nargs="+", default=["cpu"], metavar="PROVIDER")
+    command.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 1000, 100_000])
+    command.add_argument(
+        "--forms",
+        nargs="+",
+        choices=["original", "hard", "soft"],
+        default=["original"],
+        help="of each model: as it is, and what `convert` makes of it (default: original)",
+    )
+    command.add_argument(
+        "--transfers",
+        nargs="+",
+        choices=["with", "without"],
+        default=["with"],
+        help="with the copies to a GPU and back, or values that stay there (default: with)",
+    )
+    command.add_argument(
+        "--native",
+        metavar="FILE",
+        help="a fitted estimator as joblib wrote it, to time its own library; loading one runs "
+        "what is in it",
+    )
+    command.add_argument("--chunk", type=int, help="rows run at once; larger batches in pieces")
+    command.add_argument(
+        "--placement",
+        action="store_true",
+        default=None,
+        help="tell which provider ran each node (default: on others than the CPU)",
+    )
+    command.add_argument("--threads", type=int)
+    command.add_argument("--output", help="write the figures as JSON")
+    command.add_argument("--plot", help="draw rows a second over batch size, as .png, .svg or .pdf")
+    command.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("OLD", "NEW"),
+        help="two files of --output; exit status 1 where something became slower",
+    )
+    command.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.25,
+        help="how much slower counts, as a share (default: 0.25)",
     )

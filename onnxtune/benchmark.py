@@ -1,32 +1,32 @@
 """`bench`: how long models take, side by side.
 
-All models of a batch size and provider take turns (A B A B ...), so that a machine that slows down
-or speeds up meanwhile does so for all alike; the ratio between two is the median over the turns.
+All candidates of a batch size and provider take turns (A B A B ...), so that a machine that slows
+down or speeds up meanwhile does so for all alike; the ratio between two is the median over the
+turns.
 """
 
 from __future__ import annotations
 
 import operator
 import os
-import platform
-import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import onnx
 
-from onnxtune import runtime
-from onnxtune.bench_report import BenchReport, Timing
-from onnxtune.errors import ArgumentError, DataError, ModelError, ProviderError
+from onnxtune import machine, runtime
+from onnxtune.bench_candidates import Feed, named
+from onnxtune.bench_group import Group, Judge
+from onnxtune.bench_report import BenchReport, Placed, Timing
+from onnxtune.errors import ArgumentError, ProviderError, UnsupportedError
 from onnxtune.model import Model, is_estimator, load
 
-Feed = dict[str, np.ndarray[Any, Any]]
+FORMS = ("original", "hard", "soft")
+TRANSFERS = ("with", "without")
 
 _SAMPLED_ROWS = 10_000  # enough to be varied; larger batches repeat them
-_SLICES = 64  # small batches go through the rows, so that no single one is learned by heart
-_WARM_UP = 3  # runs; the first ones allocate memory and choose kernels
+_PACKAGES = ("onnxtune", "onnxruntime", "onnx", "numpy", "torch", "scikit-learn", "lightgbm",
+             "xgboost", "catboost", "hummingbird-ml", "nvforest")  # fmt: skip
 
 
 def bench(
@@ -35,6 +35,11 @@ def bench(
     providers: Sequence[str] | str = ("cpu",),
     batch_sizes: Sequence[int] | int = (1, 1000, 100_000),
     *,
+    forms: Sequence[str] | str = ("original",),
+    transfers: Sequence[str] | str = ("with",),
+    native: Any = None,
+    chunk: int | None = None,
+    placement: bool | None = None,
     threads: int | None = None,
     repeats: int = 200,
     seconds: float = 2.0,
@@ -44,10 +49,12 @@ def bench(
     """Time models against each other, as a caller sees it: arrays in, arrays out.
 
     For every provider and batch size, each model warms up, and then the models take turns until
-    each ran `repeats` times or the time is up; at least once each. The time on an accelerator
-    includes the copies to it and back. Batches go through the rows and repeat them as needed.
-    Sessions rest between runs: without that, the waiting threads of one session keep a core busy
-    for a second or more while another one is timed, and double its time.
+    each ran `repeats` times or the time is up; at least once each. Batches go through the rows and
+    repeat them as needed. Sessions rest between runs: without that, the waiting threads of one
+    session keep a core busy for a second or more while another one is timed, and double its time.
+
+    An estimator among the models, or in `native`, is also timed by its own library on the CPU,
+    and by Hummingbird and nvForest where these are installed.
 
     Args:
         models: model arguments, one of them, or a mapping from name to model argument.
@@ -55,6 +62,14 @@ def bench(
             rows from the models' graphs. Models of the same inputs get the same rows.
         providers: keys of `onnxtune.runtime.PROVIDERS`.
         batch_sizes: rows in a run, each at least 1.
+        forms: "original" for a model as it is, "hard" and "soft" for what `convert` makes of it
+            for each provider.
+        transfers: "with" times the copies to an accelerator and back, too; "without" leaves
+            inputs and outputs on it.
+        native: a fitted estimator, or a mapping from name to estimator.
+        chunk: rows that are run at once; larger batches run in pieces. None cuts nothing.
+        placement: whether a run of each model is profiled, to tell which provider ran its nodes;
+            None does that for others than the CPU.
         threads: intra-op threads of a session; None leaves the choice to onnxruntime.
         repeats: timed runs of a model at one batch size on one provider, at most.
         seconds: bound on the time of those runs, for each model; the run under way ends first.
@@ -62,9 +77,9 @@ def bench(
         sample: rows like those that estimators were fitted on; None takes the data.
 
     Returns:
-        A report with a row for every provider, batch size and model. A provider that is not
-        there, a batch for which memory runs out or that the model does not take, is a row with
-        its reason.
+        A report with a row for every provider, batch size, model and way of transfers. A provider
+        that is not there, a batch for which memory runs out or that the model does not take, is a
+        row with its reason.
 
     Raises:
         ArgumentError: no model, provider or batch size, or a value out of range.
@@ -72,69 +87,58 @@ def bench(
         DataError: the data do not fit a model's inputs.
         ProviderError: none of the providers is there.
     """
-    import onnxruntime
-
-    names = _checked_providers(providers)
+    names = _checked("provider", providers, runtime.PROVIDERS)
     sizes = _checked_sizes(batch_sizes)
-    if threads is not None and threads < 1:
-        raise ArgumentError(f"The number of threads is at least 1, not {threads}.")
-    if repeats < 1:
-        raise ArgumentError(f"The number of repeats is at least 1, not {repeats}.")
+    shapes = _checked("form", forms, FORMS)
+    ways = [way == "with" for way in _checked("way of transfers", transfers, TRANSFERS)]
+    for count, value in (("threads", threads), ("repeats", repeats), ("chunk", chunk)):
+        if value is not None and value < 1:
+            raise ArgumentError(f"The number of {count} is at least 1, not {value}.")
     if not 0 < seconds < float("inf"):
         raise ArgumentError(f"The seconds for each model are more than 0, not {seconds}.")
-    loaded = _load(models, data if sample is None else sample)
+    loaded, estimators = _load(models, data if sample is None else sample)
+    estimators |= named(native)
     for model in loaded.values():
         # onnxruntime judges every model before anything is read off its graph.
         runtime.session(model.content, threads=threads, origin=model.origin)
     feeds = _feeds(loaded, data, min(max(sizes), _SAMPLED_ROWS), seed)
+    judge = Judge()
     rows: list[Timing] = []
+    places: list[Placed] = []
     missing: list[str] = []
-    proven: set[str] = set()
     for provider in names:
+        group = Group(provider, ways, threads, chunk, judge)
+        formed = _formed(loaded, shapes, provider, sizes)
+        rows_of = {name: feeds[origin] for name, (origin, _) in formed.items()}
         try:
-            sessions, refused = _sessions(loaded, provider, threads, proven)
+            group.load({name: model for name, (_, model) in formed.items()}, rows_of)
         except ProviderError as error:
             missing.append(str(error))
-            sessions, refused = {}, dict.fromkeys(loaded, str(error))
+            group.give_up(str(error))
+        else:
+            group.add_libraries(estimators, next(iter(feeds.values())))
+            if provider != "cpu" if placement is None else placement:
+                places += group.placements()
         for size in sizes:
-            reasons = dict(refused)
-            batches = _batches({name: loaded[name] for name in sessions}, feeds, size, reasons)
-            ready = {name: sessions[name][0] for name in batches}
-            turns = _measure(ready, batches, repeats, seconds, reasons, proven)
-            for name in loaded:
-                load_s = sessions[name][1] if name in sessions else None
-                if name in reasons:
-                    rows.append(Timing(name, provider, size, load_s=load_s, error=reasons[name]))
-                else:
-                    first = next(iter(loaded))
-                    rows.append(_timing(name, provider, size, turns, first, load_s))
+            rows += group.timings(size, repeats, seconds)
     if len(missing) == len(names):
         raise ProviderError(" ".join(missing))
-    files = {name: {"bytes": len(m.content), "sha256": m.fingerprint} for name, m in loaded.items()}
     environment = {
-        "onnxruntime": onnxruntime.__version__,
+        **machine.machine(),
+        "date": machine.today(),
+        "versions": machine.versions(_PACKAGES),
         "available": runtime.available_providers(),
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "cpus": os.cpu_count(),
         "threads": threads,
+        "chunk": chunk,
         "repeats": repeats,
         "seconds": seconds,
         "seed": seed if data is None else None,
-        "models": files,
+        "models": {
+            name: {"bytes": len(model.content), "sha256": model.fingerprint}
+            for name, model in loaded.items()
+        },
     }
-    return BenchReport(tuple(rows), environment)
-
-
-def _checked_providers(providers: Sequence[str] | str) -> list[str]:
-    names = [providers] if isinstance(providers, str) else list(dict.fromkeys(providers))
-    if not names:
-        raise ArgumentError("There is no provider to run on; the usual one is 'cpu'.")
-    for name in names:
-        if name not in runtime.PROVIDERS:
-            known = ", ".join(runtime.PROVIDERS)
-            raise ArgumentError(f"Provider '{name}' is none of {known}.")
-    return names
+    return BenchReport(tuple(rows), environment, tuple(places))
 
 
 def _checked_sizes(sizes: Sequence[int] | int) -> list[int]:
@@ -150,9 +154,20 @@ def _checked_sizes(sizes: Sequence[int] | int) -> list[int]:
     return list(dict.fromkeys(checked))
 
 
-def _load(models: Any, data: Any) -> dict[str, Model]:
-    """The models by name, in their order."""
+def _checked(what: str, given: Sequence[str] | str, known: Iterable[str]) -> list[str]:
+    names = [given] if isinstance(given, str) else list(dict.fromkeys(given))
+    if not names:
+        raise ArgumentError(f"There is no {what}; give at least one of {', '.join(known)}.")
+    for name in names:
+        if name not in known:
+            raise ArgumentError(f"{what.capitalize()} '{name}' is none of {', '.join(known)}.")
+    return names
+
+
+def _load(models: Any, data: Any) -> tuple[dict[str, Model], dict[str, Any]]:
+    """The models by name, in their order, and those of them that are estimators."""
     if isinstance(models, Mapping):
+        given = list(models.values())
         loaded = {str(name): load(one, data) for name, one in models.items()}
     else:
         file = isinstance(models, str | bytes | os.PathLike | onnx.ModelProto | Model)
@@ -161,11 +176,17 @@ def _load(models: Any, data: Any) -> dict[str, Model]:
             models = [models]
         elif not isinstance(models, Iterable):
             raise ArgumentError(f"Models come as a list or a mapping, not {type(models).__name__}.")
-        listed = [load(one, data) for one in models]
+        given = list(models)
+        listed = [load(one, data) for one in given]
         loaded = dict(zip(_names(listed), listed, strict=True))
     if not loaded:
         raise ArgumentError("There is no model to time; give at least one.")
-    return loaded
+    estimators = {
+        name: one
+        for name, one in zip(loaded, given, strict=True)
+        if is_estimator(one) and not isinstance(one, Model)
+    }
+    return loaded, estimators
 
 
 def _names(models: Sequence[Model]) -> list[str]:
@@ -203,133 +224,27 @@ def _feeds(models: Mapping[str, Model], data: Any, rows: int, seed: int) -> dict
     return feeds
 
 
-def _sessions(
-    models: Mapping[str, Model], provider: str, threads: int | None, proven: set[str]
-) -> tuple[dict[str, tuple[Any, float]], dict[str, str]]:
-    """Sessions with the seconds that each took to load, and the reasons for those that failed."""
-    made, refused = {}, {}
-    for name, model in models.items():
-        try:
-            made[name] = _session(model.content, provider, threads)
-        except (ModelError, MemoryError) as error:
-            refused[name] = _reason(error, name in proven)
-    return made, refused
+def _formed(
+    models: Mapping[str, Model], forms: Sequence[str], provider: str, sizes: Sequence[int]
+) -> dict[str, tuple[str, Model | str]]:
+    """The models in the forms asked for: name -> the model's own name, and it or why there is none.
 
-
-def _session(content: bytes, provider: str, threads: int | None) -> tuple[Any, float]:
-    """A session, and the seconds that it took to load.
-
-    The first one is given up: it loads the provider's libraries, which the second finds in place.
+    Trees take the form for the largest batch size; where that needs too much memory, for the next.
     """
-    runtime.session(content, provider, threads)
-    start = time.perf_counter()
-    return runtime.session(content, provider, threads), time.perf_counter() - start
+    from onnxtune.conversion import convert
 
-
-def _reason(error: Exception, proven: bool) -> str:
-    """Why a model did not run; raised instead where memory has no part and it never ran before."""
-    text = runtime.one_line(error)
-    memory = r"failed to allocate|bad.alloc|alloc_failed|CUDA failure 2\b|out of memory"
-    found = re.search(memory + "|integer overflow", text, re.IGNORECASE)
-    if isinstance(error, MemoryError) or found:
-        detail = text[found.start() :] if found else text
-        return f"out of memory ({detail})" if detail else "out of memory"
-    if proven:
-        return text
-    if isinstance(error, ModelError):
-        raise error
-    raise DataError(f"onnxruntime cannot run these data: {text}") from error
-
-
-def _batches(
-    models: Mapping[str, Model], feeds: Mapping[str, Feed], size: int, reasons: dict[str, str]
-) -> dict[str, list[Feed]]:
-    """Batches of so many rows for every model, or the reason why there are none."""
-    made = {}
+    found: dict[str, tuple[str, Model | str]] = {}
+    target: Literal["cpu", "cuda"] = "cuda" if provider in ("cuda", "tensorrt") else "cpu"
     for name, model in models.items():
-        fixed = {
-            value.name: value.shape[0] or 0
-            for value in runtime.input_types(model.proto)
-            if value.shape and (value.shape[0] or 0) > 0
-        }
-        if fixed and len(fixed) == len(feeds[name]) and max(fixed.values()) != size:
-            reasons[name] = f"the model takes batches of {max(fixed.values()):,} only"
-            continue
-        try:
-            made[name] = _cut(feeds[name], size, fixed)
-        except (MemoryError, OverflowError, ValueError):  # numpy's words for far too many rows
-            reasons[name] = "out of memory (the batch alone does not fit)"
-    return made
-
-
-def _cut(feed: Feed, size: int, fixed: Mapping[str, int]) -> list[Feed]:
-    """Batches of so many rows: pieces of the rows, or the rows over and over.
-
-    An input beside the rows whose first dimension is fixed keeps that length in every batch.
-    """
-    rows = min((len(column) for name, column in feed.items() if name not in fixed), default=1)
-    batches = []
-    for start in range(0, min(max(rows // size, 1), _SLICES) * size, size):
-        batch = {}
-        for name, column in feed.items():
-            first, length = (0, fixed[name]) if name in fixed else (start, size)
-            piece = column[first : first + length]
-            if len(piece) < length:
-                piece = column[np.arange(length) % len(column)]
-            batch[name] = np.ascontiguousarray(piece)
-        batches.append(batch)
-    return batches
-
-
-def _measure(
-    sessions: Mapping[str, Any],
-    batches: Mapping[str, Sequence[Feed]],
-    repeats: int,
-    seconds: float,
-    reasons: dict[str, str],
-    proven: set[str],
-) -> list[dict[str, float]]:
-    """Seconds that each model took, turn by turn; one that fails drops out with its reason."""
-    alive = dict(sessions)
-
-    def turn(count: int) -> dict[str, float]:
-        taken = {}
-        for name, session in list(alive.items()):
-            feed = batches[name][count % len(batches[name])]
-            start = time.perf_counter()
-            try:
-                made = session.run(None, feed)
-            except Exception as error:  # onnxruntime's exceptions share no public base class
-                reasons[name] = _reason(error, name in proven)
-                del alive[name]
-                continue
-            taken[name] = max(time.perf_counter() - start, 1e-9)
-            proven.add(name)
-            del made  # freed outside the time, and before the next model needs the memory
-        return taken
-
-    end = time.perf_counter() + seconds * len(alive) / 4
-    for count in range(_WARM_UP):
-        turn(count)
-        if time.perf_counter() > end:
-            break
-    turns: list[dict[str, float]] = []
-    end = time.perf_counter() + seconds * len(alive)
-    while alive and (not turns or (len(turns) < repeats and time.perf_counter() < end)):
-        turns.append(turn(len(turns)))
-    return turns
-
-
-def _timing(
-    name: str,
-    provider: str,
-    size: int,
-    turns: Sequence[Mapping[str, float]],
-    first: str,
-    load: float | None,
-) -> Timing:
-    times = [taken[name] for taken in turns]
-    low, median, high = (float(x) for x in np.quantile(times, [0.1, 0.5, 0.9]))
-    pairs = [taken[name] / taken[first] for taken in turns if first in taken]
-    ratio = float(np.median(pairs)) if pairs and name != first else None
-    return Timing(name, provider, size, median, low, high, size / median, ratio, len(times), load)
+        for form in forms:
+            shown = name if list(forms) == ["original"] else f"{name}, {form}"
+            made: Model | str = model if form == "original" else ""
+            for size in sorted(sizes, reverse=True) if form != "original" else ():
+                try:
+                    kind: Literal["hard", "soft"] = "hard" if form == "hard" else "soft"
+                    made = load(convert(model, kind, batch_size=size, provider=target))
+                    break
+                except UnsupportedError as error:
+                    made = str(error)
+            found[shown] = (name, made)
+    return found

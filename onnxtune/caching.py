@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from onnxtune.disk import disk_at_hand, on_disk
-from onnxtune.memory import memory_at_hand
+from onnxtune.memory import device_memory_at_hand, memory_at_hand
 
 # Rows that are computed at once.
 _PIECE = 4096
@@ -63,7 +63,7 @@ class Border:
         border, rest = _before(nodes, changing, by_row)
         size = 8 * len(inputs[0]) * sum(math.prod(shapes[0][node]) for node in border)
         computed = any(node.op != "placeholder" for node in border)
-        self._on_disk = size >= _SHARE_OF_MEMORY * memory_at_hand()
+        self._on_disk = size >= _SHARE_OF_MEMORY * _at_hand(self.device)
         if computed and (not self._on_disk or size < _SHARE_OF_DISK * disk_at_hand()):
             fixed = [node for node in nodes if node not in changing and node.op != "output"]
             self._first = _part(graph, places, fixed, tuple(border))
@@ -129,6 +129,12 @@ class Settled:
         if isinstance(rows, Tensor) and self.cost.disk_bytes:
             rows = rows.cpu()
         return Settled(self.border, [value[rows].to(device) for value in self.values], self.cost)
+
+
+def _at_hand(device: torch.device) -> int:
+    """Bytes that are free where the values would be held."""
+    free = device_memory_at_hand() if device.type == "cuda" else None
+    return memory_at_hand() if free is None else free
 
 
 def _after(nodes: Iterable[fx.Node], starts: Iterable[fx.Node]) -> set[fx.Node]:

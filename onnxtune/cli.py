@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import logging
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     with contextlib.suppress(AttributeError, ValueError):
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    options = command_line().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = command_line().parse_args(given)
+    options.command = shlex.join(["onnxtune", *given])
     logging.basicConfig(
         level=logging.INFO if options.debug else logging.WARNING,
         format="%(message)s",
@@ -228,10 +231,21 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    from onnxtune.bench_candidates import read_estimator
+    from onnxtune.bench_comparison import compare
     from onnxtune.benchmark import bench
     from onnxtune.model import check_output, write
 
-    read = [*options.models, options.data]
+    if options.compare:
+        if options.models:
+            raise ArgumentError("--compare reads two files of figures; leave the models out.")
+        old, new = options.compare
+        found = compare(old, new, options.tolerance)
+        _say(options, found.text(), found)
+        return 1 if found.slower else 0
+    if not options.models:
+        raise ArgumentError("There is no model to time; give at least one file.")
+    read = [*options.models, options.data, options.native]
     if options.plot:
         _check_plot(options.plot, read)
     if options.output:
@@ -242,8 +256,14 @@ def _bench(options: argparse.Namespace) -> int:
         data,
         options.providers,
         options.batch_sizes,
+        forms=options.forms,
+        transfers=options.transfers,
+        native=None if options.native is None else read_estimator(options.native),
+        chunk=options.chunk,
+        placement=options.placement,
         threads=options.threads,
     )
+    report.environment["command"] = options.command
     if options.plot:
         report.plot(options.plot)
     if options.output:

@@ -26,6 +26,15 @@ PROVIDERS = {
 }
 
 
+_WITH_CUDA = ("cuda", "tensorrt")
+
+# Options of a provider. TF32 rounds the factors of a product to 10 bits, which sends rows to other
+# leaves of trees behind it; and memory grows by what is asked for, not to the next power of two.
+SETTINGS: dict[str, dict[str, str]] = {
+    "cuda": {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"},
+}
+
+
 @dataclass(frozen=True)
 class ValueType:
     """Type of an ONNX value: `kind` is onnxruntime's word for it, such as `tensor(float)`.
@@ -82,8 +91,12 @@ def session(
     threads: int | None = None,
     optimize: bool = True,
     origin: str = "",
+    settings: Mapping[str, str] | None = None,
+    profile: str | None = None,
 ) -> Any:
     """An `onnxruntime.InferenceSession` on one provider; it never falls back to another in silence.
+
+    Nodes that the provider has no kernel for run on the CPU, as onnxruntime places them.
 
     Args:
         model: the model, or its bytes.
@@ -91,6 +104,8 @@ def session(
         threads: intra-op threads; None leaves the choice to onnxruntime.
         optimize: False keeps the graph as it is, for a quick look at types.
         origin: what to call the model in messages.
+        settings: onnxruntime's options of the provider, ahead of those in `SETTINGS`.
+        profile: a path that the name of onnxruntime's profile begins with; None keeps none.
 
     Raises:
         ArgumentError: no such provider.
@@ -103,25 +118,32 @@ def session(
         raise ArgumentError(f"Provider '{provider}' is none of {', '.join(PROVIDERS)}.")
     wanted = PROVIDERS[provider]
     if wanted not in onnxruntime.get_available_providers():
+        mend = "; install onnxruntime-gpu in its place" if provider in _WITH_CUDA else ""
         raise ProviderError(
             f"Provider '{provider}' is not in this onnxruntime "
-            f"(it has {', '.join(available_providers())})."
+            f"(it has {', '.join(available_providers())}){mend}."
         )
-    if provider in ("cuda", "tensorrt"):
-        _load_cuda_libraries()
+    if provider in _WITH_CUDA:
+        load_cuda_libraries()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     # Idle workers that spin take the processor from torch, and from a second session.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if provider != "cpu":
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
     content = model if isinstance(model, bytes) else model.SerializeToString()
+    chosen = {**SETTINGS.get(provider, {}), **(settings or {})}
     try:
         with _quiet(provider):
             created = onnxruntime.InferenceSession(
-                content, options, providers=[wanted], enable_fallback=0
+                content, options, providers=[(wanted, chosen)], enable_fallback=0
             )
     except Exception as error:  # onnxruntime's exceptions share no public base class
         if provider != "cpu" and type(error) is RuntimeError:  # what it has against a model is not
@@ -131,6 +153,21 @@ def session(
     if wanted not in created.get_providers():
         raise _not_started(provider)
     return created
+
+
+def nodes_elsewhere(session: Any, provider: str) -> dict[str, int]:
+    """Operators that onnxruntime placed on another provider than the session's, and how many nodes.
+
+    Empty for a session on the CPU, and where this onnxruntime does not tell.
+    """
+    found: dict[str, int] = {}
+    if provider == "cpu" or not hasattr(session, "get_provider_graph_assignment_info"):
+        return found
+    for part in session.get_provider_graph_assignment_info():
+        if part.ep_name != PROVIDERS[provider]:
+            for node in part.get_nodes():
+                found[node.op_type] = found.get(node.op_type, 0) + 1
+    return found
 
 
 @contextlib.contextmanager
@@ -148,28 +185,61 @@ def _quiet(provider: str) -> Iterator[None]:
 
 
 def _not_started(provider: str) -> ProviderError:
-    """onnxruntime gives no reason; the library that it tried to load tells what it misses."""
+    """onnxruntime gives no reason; the libraries that it tried to load tell what is missing."""
+    return ProviderError(
+        f"Provider '{provider}' is built in, but could not start on this machine: "
+        f"{_missing_library(provider) or _missing_device(provider)}."
+    )
+
+
+def _missing_library(provider: str) -> str | None:
     import onnxruntime
 
-    reason = "there is no device for it, or no driver"
     name = f"libonnxruntime_providers_{provider}.so"
     try:
         ctypes.CDLL(str(Path(onnxruntime.__file__).parent / "capi" / name))
     except OSError as error:
         missing = re.match(r"(\S+): cannot open shared object file", str(error))
         if missing and not missing[1].endswith(name):
-            reason = f"{missing[1]} was not found"
-    return ProviderError(
-        f"Provider '{provider}' is built in, but could not start on this machine: {reason}."
-    )
+            mend = "; PyTorch for the same CUDA brings it" if provider in _WITH_CUDA else ""
+            return f"{missing[1]} was not found{mend}"
+    return None
 
 
-def _load_cuda_libraries() -> None:
-    """Torch's packages bring the CUDA libraries; onnxruntime finds them once torch is loaded."""
+def _missing_device(provider: str) -> str:
+    """Why no device answers, as far as the driver of NVIDIA's tells."""
+    if provider not in _WITH_CUDA:
+        return "there is no device for it, or no driver"
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    except (OSError, AttributeError):
+        return "there is no NVIDIA driver (libcuda.so.1)"
+    if status or not count.value:
+        return f"the NVIDIA driver finds no device (status {status})"
+    return "onnxruntime made a session without it, and gives no reason"
+
+
+def load_cuda_libraries() -> None:
+    """Load the CUDA libraries that torch's packages bring, for onnxruntime to find them in place.
+
+    A torch that was built for CUDA loads them itself; else those of NVIDIA's packages are loaded,
+    as far as they are there. What is missing is told by the session that needs it.
+    """
     import importlib.util
+    import io
+
+    import onnxruntime
 
     if importlib.util.find_spec("torch") is not None:
-        import torch  # noqa: F401
+        import torch
+
+        if torch.version.cuda is not None:
+            return
+    if hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            onnxruntime.preload_dlls()
 
 
 # The file, line and signature of the C++ function that complains.
@@ -184,6 +254,20 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     return _PLACE.sub("", text)
+
+
+_OUT_OF_MEMORY = (
+    r"failed to allocate|bad.alloc|alloc_failed|CUDA failure 2\b|out of memory|integer overflow"
+)
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """The words of an error from where they speak of memory that ran out; None if they do not."""
+    text = one_line(error)
+    found = re.search(_OUT_OF_MEMORY, text, re.IGNORECASE)
+    if found:
+        return text[found.start() :]
+    return text if isinstance(error, MemoryError) else None
 
 
 def run(
@@ -212,6 +296,12 @@ def input_types(model: onnx.ModelProto) -> list[ValueType]:
     """Types of the graph inputs that a caller feeds (initializers are none)."""
     held = {tensor.name for tensor in model.graph.initializer}
     return [_declared(value) for value in model.graph.input if value.name not in held]
+
+
+def fixed_sizes(inputs: Sequence[ValueType]) -> dict[str, int]:
+    """The inputs whose first dimension is fixed, with its size."""
+    first = {value.name: value.shape[0] if value.shape else None for value in inputs}
+    return {name: size for name, size in first.items() if size is not None and size > 0}
 
 
 def output_types(model: onnx.ModelProto) -> list[ValueType]:

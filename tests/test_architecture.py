@@ -24,6 +24,7 @@ PACKAGES = (Path(onnxtune.__file__).parent, Path(rewrites.__file__).parent)
 INTERFACE = {
     "MLflowWriter",
     "OnnxTuneError",
+    "Runner",
     "TensorBoardWriter",
     "Tuner",
     "__version__",
@@ -124,8 +125,8 @@ def loaded_by(modules: list[str]) -> set[str]:
 
 
 def test_torch_is_loaded_only_to_tune() -> None:
-    names = ("inspection", "conversion", "verification", "benchmark", "sampling", "data", "export",
-             "folds", "met_values", "target_transforms", "validation")  # fmt: skip
+    names = ("inspection", "conversion", "verification", "benchmark", "runner", "sampling", "data",
+             "export", "folds", "met_values", "target_transforms", "validation")  # fmt: skip
     assert not loaded_by([f"onnxtune.{name}" for name in names]) & HEAVY
 
 
@@ -183,6 +184,7 @@ def test_public_names_are_the_same_whatever_was_imported() -> None:
         assert not inspect.ismodule(value)
     for name in INTERFACE - {
         "MLflowWriter",
+        "Runner",
         "TensorBoardWriter",
         "Tuner",
         "replace_head",
@@ -215,11 +217,12 @@ def test_errors() -> None:
     assert bad_values == {"ArgumentError", "DataError", "ModelError"}
 
 
-# What Python itself asks for: attributes that are not there, and values of a wrong type.
+# What Python itself asks for: attributes that are not there, values of a wrong type, no memory.
 OTHER_ERRORS = {
     ("onnxtune", "AttributeError"),
     ("onnxtune.__main__", "SystemExit"),
     ("onnxtune.tune_options", "argparse.ArgumentTypeError"),
+    ("onnxtune.stages", "MemoryError"),
     ("onnxtune.output", "TypeError"),
     ("onnxtune.output", "ValueError"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,11 @@ import pytest
 from matplotlib.figure import Figure
 from onnx import TensorProto, helper, parser
 
-from onnxtune import bench_report, benchmark, output, runtime
-from onnxtune.benchmark import BenchReport, Timing, bench
+import onnxtune
+from onnxtune import bench_group, bench_report, bench_turns, machine, output, runtime
+from onnxtune.bench_comparison import compare
+from onnxtune.bench_report import BenchReport, Placed, Timing
+from onnxtune.benchmark import bench
 from onnxtune.errors import ArgumentError, DataError, ModelError, ProviderError
 
 QUICK: dict[str, Any] = {"repeats": 3, "seconds": 5.0}
@@ -68,13 +72,17 @@ class Stage:
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     made = Stage()
-    monkeypatch.setattr(benchmark, "_session", made.session)
-    monkeypatch.setattr(benchmark, "time", SimpleNamespace(perf_counter=lambda: made.now))
+    monkeypatch.setattr(bench_group, "_session", made.session)
+    monkeypatch.setattr(bench_turns, "time", SimpleNamespace(perf_counter=lambda: made.now))
     return made
 
 
 A = model("a = Neg(x)", out="a")
 B = model("b = Abs(x)", out="b")
+
+
+def timing(model: str, provider: str, size: int, median: float, **rest: Any) -> Timing:
+    return Timing(model, provider, size, median, median, median, size / median, **rest)
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
@@ -108,7 +116,9 @@ def test_a_row_for_every_provider_batch_size_and_model() -> None:
         assert (row.ratio is None) == (row.model == "first")
     assert report.environment["models"]["first"]["bytes"] == A.ByteSize()
     assert report.environment["threads"] is None
-    assert report.environment["onnxruntime"]
+    assert report.environment["versions"]["onnxruntime"]
+    assert report.environment["cpu"] and report.environment["cpus"] >= 1
+    assert report.environment["date"]
 
 
 def test_models_take_turns(stage: Stage) -> None:
@@ -206,7 +216,7 @@ def test_no_provider_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_sessions_rest_between_runs_and_have_no_fallback() -> None:
-    session, load_s = benchmark._session(A.SerializeToString(), "cpu", 2)
+    session, load_s = bench_group._session(A.SerializeToString(), "cpu", 2)
     options = session.get_session_options()
     assert options.get_session_config_entry("session.force_spinning_stop") == "1"
     assert options.intra_op_num_threads == 2
@@ -297,6 +307,9 @@ def test_a_model_that_onnxruntime_refuses_is_an_error() -> None:
         {"providers": []},
         {"providers": ["cpu", "abacus"]},
         {"threads": 0},
+        {"chunk": 0},
+        {"forms": ["firm"]},
+        {"transfers": []},
         {"repeats": 0},
         {"seconds": 0},
         {"seconds": float("nan")},
@@ -332,31 +345,264 @@ def test_the_report_is_valid_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded["rows"][3]["error"]
 
 
+# --- Forms, transfers, pieces, libraries, placement ---
+
+
+def boosted() -> Any:
+    from sklearn.ensemble import GradientBoostingClassifier
+
+    X = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    return GradientBoostingClassifier(n_estimators=3, max_depth=3).fit(X, X[:, 0] > 0), X
+
+
+def test_forms_and_transfers() -> None:
+    fitted, X = boosted()
+    ways = ["with", "without"]
+    forms = ["original", "hard", "soft"]
+    report = bench(
+        {"m": onnxtune.to_onnx(fitted, X)}, X, "cpu", [1, 50], forms=forms, transfers=ways, **QUICK
+    )
+    assert [(row.model, row.transfers, row.batch_size) for row in report.rows] == [
+        (f"m, {form}", way == "with", size) for size in (1, 50) for form in forms for way in ways
+    ]
+    assert all(row.error is None and row.median_s for row in report.rows)
+    assert report.rows[0].ratio is None and all(row.ratio for row in report.rows[1:6])
+    assert "without" in report.text()
+
+
+def test_what_stays_on_no_device_is_not_timed_there() -> None:
+    words = model("y = Identity(x)", "string[N, 2] x", "y").SerializeToString()
+    proto = onnx.load_from_string(words)
+    proto.graph.output[0].type.tensor_type.elem_type = TensorProto.STRING
+    rows = np.array([["a", "b"]], object)
+    report = bench(proto, rows, "cpu", 1, transfers=["with", "without"], **QUICK)
+    assert report.rows[0].error is None
+    assert report.rows[1].error and "'x' is a tensor(string)" in report.rows[1].error
+
+
+def test_a_form_that_there_is_not_is_a_row() -> None:
+    report = bench(model("y = Neg(x)"), ROWS, "cpu", 1, forms=["original", "soft"], **QUICK)
+    assert report.rows[0].error is None
+    assert report.rows[1].error and report.rows[1].median_s is None
+
+
+def test_batches_in_pieces(stage: Stage) -> None:
+    bench(A, ROWS, batch_sizes=[5, 2], chunk=2, repeats=1, seconds=1e9)
+    sizes = [len(feed["x"]) for _, feed in stage.runs]
+    assert sizes == [2, 2, 1] * (3 + 1) + [2] * (3 + 1)
+
+
+def test_first_calls_and_the_slowest_are_told(stage: Stage) -> None:
+    stage.act = lambda name, size: 7.0 if len(stage.runs) == 1 else float(len(stage.runs))
+    row = bench(A, ROWS, batch_sizes=1, repeats=100, seconds=1e9).rows[0]
+    assert row.first_s == 7.0
+    assert row.p99_s == pytest.approx(np.quantile(np.arange(4, 104), 0.99))
+
+
+def test_an_estimators_own_library() -> None:
+    fitted, X = boosted()
+    name = "GradientBoostingClassifier"
+    for report in (
+        bench(fitted, X, batch_sizes=[3], **QUICK),
+        bench({name: onnxtune.to_onnx(fitted, X)}, X, batch_sizes=[3], native=fitted, **QUICK),
+    ):
+        assert [row.model for row in report.rows] == [name, f"{name}.predict_proba"]
+        assert report.rows[1].median_s and report.rows[1].ratio and report.rows[1].error is None
+
+
+def test_other_libraries_where_they_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins with the functions that they are called by."""
+    import importlib.util
+    import sys
+
+    fitted, X = boosted()
+    asked: list[Any] = []
+
+    def convert(estimator: Any, backend: str, sample: Any, device: str) -> Any:
+        asked.append((backend, sample.shape, device))
+        return estimator
+
+    def load_from_sklearn(estimator: Any, device: str) -> Any:
+        asked.append(device)
+        if device == "gpu":
+            raise RuntimeError("no GPU")
+        return SimpleNamespace(optimize=lambda batch_size: estimator)
+
+    real = importlib.util.find_spec
+    names = {"hummingbird", "nvforest"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: n in names or real(n))
+    monkeypatch.setitem(sys.modules, "hummingbird", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "hummingbird.ml", SimpleNamespace(convert=convert))
+    stub = SimpleNamespace(load_from_sklearn=load_from_sklearn)
+    monkeypatch.setitem(sys.modules, "nvforest", stub)
+    report = bench({"m": onnxtune.to_onnx(fitted, X)}, X, native={"g": fitted}, batch_sizes=3,
+                   **QUICK)  # fmt: skip
+    assert [row.model for row in report.rows] == [
+        "m",
+        "g.predict_proba",
+        "g, Hummingbird",
+        "g, nvForest",
+    ]
+    assert all(row.error is None for row in report.rows)
+    assert asked == [("torch.jit", (200, 4), "cpu"), "cpu"]
+
+
+def test_placement_and_memory() -> None:
+    report = bench({"a": A, "b": B}, ROWS, batch_sizes=[1, 1000], placement=True, **QUICK)
+    assert [(p.model, p.nodes, p.copies) for p in report.placements] == [
+        ("a", {"cpu": 1}, 0),
+        ("b", {"cpu": 1}, 0),
+    ]
+    assert bench(A, ROWS, batch_sizes=1, **QUICK).placements == ()
+    big = np.zeros((1000, 20_000), np.float32)
+    wide = model("y = Neg(x)", "float[N, 20000] x")
+    row = bench(wide, big, batch_sizes=1000, **QUICK).rows[0]
+    assert row.memory_bytes is not None
+    assert row.memory_bytes > 40_000_000 or not Path("/proc/self/status").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        (
+            "NVIDIA H200, 143771, 580.159.03\n",
+            {"name": "NVIDIA H200", "memory_bytes": 143771 * 2**20, "driver": "580.159.03"},
+        ),
+        ("No devices were found\n", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_what_the_driver_says_of_a_gpu(
+    said: str | None, found: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(command: list[str], **_: Any) -> Any:
+        assert command[0] == "nvidia-smi"
+        if said is None:
+            raise FileNotFoundError
+        return SimpleNamespace(stdout=said)
+
+    monkeypatch.setattr(machine.subprocess, "run", run)
+    assert machine.gpu() == found
+
+
+# --- Comparison ---
+
+
+def figures(path: Path, *medians: float | None, spread: float = 0.05, **machine: Any) -> Path:
+    rows = [
+        timing("a", "cpu", 10**at, median) if median else Timing("a", "cpu", 10**at, error="oh")
+        for at, median in enumerate(medians)
+    ]
+    rows = [
+        replace(row, low_s=row.median_s * (1 - spread), high_s=row.median_s * (1 + spread))
+        if row.median_s
+        else row
+        for row in rows
+    ]
+    report = BenchReport(tuple(rows), REPORT.environment | machine)
+    path.write_text(output.as_json(report))
+    return path
+
+
+def test_compare(tmp_path: Path) -> None:
+    old = figures(tmp_path / "old.json", 1.0, 1.0, 1.0, 1.0, None)
+    new = figures(tmp_path / "new.json", 1.3, 1.2, 0.5, None, 1.0, gpu={"name": "H200"})
+    found = compare(old, new)
+    verdicts = [cell.verdict for cell in found.cells]
+    assert verdicts == ["slower", "same", "faster", "lost", "new"]
+    assert found.cells[0].ratio == pytest.approx(1.3)
+    assert found.slower
+    assert found.differences == {"gpu": [None, {"name": "H200"}]}
+    assert "gpu None, then H200" in found.text() and "1.30" in found.text()
+    assert not compare(old, old).slower
+    assert [cell.verdict for cell in compare(old, new, 0.5).cells][:3] == ["same", "same", "faster"]
+
+
+def test_a_few_disturbed_runs_are_not_slower(tmp_path: Path) -> None:
+    old = figures(tmp_path / "old.json", 1.0)
+    new = figures(tmp_path / "new.json", 1.4, spread=0.5)
+    assert not compare(old, new).slower  # a tenth of the new runs were as quick as the old
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (None, ArgumentError),
+        ("nonsense", DataError),
+        ("[]", DataError),
+        ('{"rows": [{}], "environment": {}}', DataError),
+        ('{"rows": [], "environment": {}}', DataError),
+    ],
+)
+def test_files_that_cannot_be_compared(
+    tmp_path: Path, content: str | None, error: type[Exception]
+) -> None:
+    old, new = figures(tmp_path / "old.json", 1.0), tmp_path / "new.json"
+    if content is not None:
+        new.write_text(content)
+    with pytest.raises(error) as caught:
+        compare(old, new)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ArgumentError, match="tolerance"):
+        compare(old, old, -1)
+
+
+# --- The report ---
+
+
 REPORT = BenchReport(
     (
-        Timing("a", "cpu", 1, 58e-6, 50e-6, 1e-3, 17_241.4, None, 200, 0.012),
-        Timing("_b$", "cpu", 1, 29e-6, 28e-6, 30e-6, 34_482.8, 0.5, 200, 0.013),
-        Timing("a", "cpu", 100_000, 2.0, 1.5, 3.0, 50_000.0, None, 2, 0.012),
+        timing("a", "cpu", 1, 58e-6, p99_s=2e-3, runs=200, load_s=0.012, first_s=1e-3),
+        timing("_b$", "cpu", 1, 29e-6, ratio=0.5, runs=200, load_s=0.013, memory_bytes=2_500_000),
+        timing("a", "cpu", 100_000, 2.0, runs=2, load_s=0.012),
         Timing("_b$", "cpu", 100_000, load_s=0.013, error="out of memory"),
         Timing("a", "cuda", 1, error="no device"),
         Timing("_b$", "cuda", 1, error="no device"),
     ),
     {
-        "onnxruntime": "1.0",
+        "versions": {"onnxruntime": "1.0"},
         "threads": 2,
         "models": {"a": {"bytes": 12_345}, "_b$": {"bytes": 9}},
     },
+    (Placed("a", "cuda", {"cuda": 7, "cpu": 2}, {"cuda": {"Add": 7}, "cpu": {"Trees": 2}}, 3),),
 )
 
 
 def test_text_is_a_table_with_its_legend() -> None:
     lines = [" ".join(line.split()) for line in REPORT.text().splitlines()]
-    assert lines[0] == "model provider batch median low high rows/s ratio runs load note"
-    assert lines[2] == "a cpu 1 58 us 50 us 1 ms 17,241 - 200 12 ms"
-    assert lines[3] == "_b$ cpu 1 29 us 28 us 30 us 34,483 0.50 200 13 ms"
+    assert lines[0] == "model provider batch median p99 rows/s ratio runs load first MB note"
+    assert lines[2] == "a cpu 1 58 us 2 ms 17,241 - 200 12 ms 1 ms -"
+    assert lines[3] == "_b$ cpu 1 29 us - 34,483 0.50 200 13 ms - 2.5"
     assert lines[5].endswith("out of memory")
-    assert lines[6] == "all cuda all - - - - - - - no device"
-    assert "12,345" in lines[-1] and "threads: 2" in lines[-1]
+    assert lines[6] == "all cuda all - - - - - - - - no device"
+    assert "12,345" in lines[-2] and "threads: 2" in lines[-2]
+    assert lines[-1] == "a on cuda: nodes 7 on cuda, 2 on cpu (2 x Trees); copies 3."
+
+
+def accelerated(cuda: list[float], cpu: list[float]) -> BenchReport:
+    sizes = (1, 10, 100)
+    rows = [timing("slow", "cpu", size, 1.0) for size in sizes]
+    rows += [timing("a", "cpu", size, s) for size, s in zip(sizes, cpu, strict=True)]
+    rows += [timing("a", "cuda", size, s) for size, s in zip(sizes, cuda, strict=True)]
+    return BenchReport(tuple(rows), REPORT.environment)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "start"),
+    [([3, 3, 3], None), ([3, 1, 1], 10), ([1, 1, 1], 1), ([1, 3, 1], 100), ([1, 1, 3], None)],
+)
+def test_where_the_gpu_begins_to_win(cuda: list[float], start: int | None) -> None:
+    report = accelerated([s / 10 for s in cuda], [0.2, 0.2, 0.2])
+    (crossing,) = report.crossings()
+    assert (crossing.model, crossing.provider, crossing.batch_size) == ("a", "cuda", start)
+    assert report.to_dict()["crossings"][0]["batch_size"] == start
+    words = "largest batch" if start is None else f"from batches of {start} on"
+    assert words in report.text()
+    figure = Figure()
+    bench_report._draw(figure, report)
+    marks = [text.get_text() for text in figure.axes[0].texts]
+    assert marks == ([] if start is None else ["cuda wins"])
 
 
 @pytest.mark.parametrize(("name", "start"), [("p.png", b"\x89PNG"), ("p.svg", b"<?xml")])
@@ -368,7 +614,7 @@ def test_plot_is_written_whole(tmp_path: Path, name: str, start: bytes) -> None:
 
 def test_plot_names_every_line_whatever_its_letters() -> None:
     figure = Figure()
-    bench_report._draw(figure, REPORT.rows)
+    bench_report._draw(figure, REPORT)
     texts = [text.get_text().strip() for text in figure.axes[0].get_legend().get_texts()]
     assert texts == ["a, cpu", r"_b\$, cpu"]
 

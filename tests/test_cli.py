@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import onnx
 import onnxruntime
@@ -432,6 +434,47 @@ def test_bench(folder: Path, onnxtune_: Onnxtune, monkeypatch: pytest.MonkeyPatc
     assert [row["batch_size"] for row in ran.json["rows"]] == [1, 1, 20, 20]
     assert ran.json == json.loads(Path("bench.json").read_text())
     assert Path("bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_tells_forms_placement_and_the_command(folder: Path, onnxtune_: Onnxtune) -> None:
+    arguments = ["bench", "forest.onnx", "--batch-sizes", "5", "--forms", "original", "hard"]
+    arguments += ["--transfers", "with", "without", "--placement", "--chunk", "3"]
+    ran = onnxtune_(*arguments, "--json")
+    assert (ran.status, ran.err) == (0, "")
+    assert len(ran.json["rows"]) == 4 and all(row["median_s"] for row in ran.json["rows"])
+    assert [placed["copies"] for placed in ran.json["placements"]] == [0, 0]
+    assert ran.json["environment"]["command"] == shlex.join(["onnxtune", *arguments, "--json"])
+
+
+def test_bench_of_a_pickled_estimator(folder: Path, onnxtune_: Onnxtune) -> None:
+    rows = np.load("rows.npz")["X"]
+    fitted = LogisticRegression().fit(rows, rows[:, 0] > 0)
+    joblib.dump(fitted, "fitted.joblib")
+    ran = onnxtune_("bench", "forest.onnx", "--batch-sizes", "5", "--native", "fitted.joblib",
+                    "--data", "rows.npz", "--json")  # fmt: skip
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.json["rows"][1]["model"] == "LogisticRegression.predict_proba"
+    for bad in ("forest.onnx", "missing.joblib"):
+        assert refused(onnxtune_("bench", "forest.onnx", "--native", bad))
+
+
+def test_bench_compares_two_files(folder: Path, onnxtune_: Onnxtune) -> None:
+    arguments = ["bench", "forest.onnx", "--batch-sizes", "5", "--output"]
+    for name in ("old.json", "new.json"):
+        assert onnxtune_(*arguments, name).status == 0
+    ran = onnxtune_("bench", "--compare", "old.json", "old.json")
+    assert (ran.status, ran.err) == (0, "") and "1.00" in ran.out
+    figures = json.loads(Path("old.json").read_text())
+    for name in ("median_s", "low_s", "high_s"):
+        figures["rows"][0][name] *= 3
+    Path("slow.json").write_text(json.dumps(figures))
+    ran = onnxtune_("bench", "--compare", "old.json", "slow.json", "--json")
+    assert ran.status == 1 and ran.json["slower"] and ran.json["cells"][0]["verdict"] == "slower"
+    wide = onnxtune_("bench", "--compare", "old.json", "slow.json", "--tolerance", "4")
+    assert wide.status == 0
+    assert refused(onnxtune_("bench", "--compare", "old.json", "missing.json"))
+    assert refused(onnxtune_("bench", "forest.onnx", "--compare", "old.json", "new.json"))
+    assert refused(onnxtune_("bench"))
 
 
 def test_bench_without_the_provider(

@@ -252,7 +252,8 @@ def test_public_names_of_the_reference() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["inspect", "convert", "split", "to_torch", "tune", "verify", "bench"]
+    "name",
+    ["inspect", "convert", "split", "to_torch", "tune", "verify", "bench", "Runner"],
 )
 def test_parameters_of_the_reference(name: str) -> None:
     body = sections(REFERENCE / "python.md")[f"onnxtune.{name}"]

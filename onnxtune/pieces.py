@@ -1,0 +1,133 @@
+"""Batches cut into pieces that fit into memory, and put together again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxtune import bindings
+from onnxtune.errors import DataError
+from onnxtune.memory import device_memory_at_hand, memory_at_hand
+from onnxtune.profiles import row_bytes
+from onnxtune.stages import Stage, Values, rows_of, run_chain, zeros
+
+_log = logging.getLogger(__name__)
+
+# Of the memory at hand a piece may take a quarter: what onnxruntime's arena holds came out at up
+# to twice the peak of the values in it.
+_SHARE = 0.25
+
+# Rows of the two runs that tell how much memory one more row takes.
+_PROBES = (256, 512)
+
+
+def forecast(chain: Sequence[Stage]) -> int | None:
+    """Rows that fit into the memory at hand, by what a few rows take in each stage.
+
+    None where that cannot be told: every stage has inputs whose number of rows is fixed.
+
+    Raises:
+        ArgumentError: an input's dimensions beside the rows vary.
+    """
+    most: int | None = None
+    for stage in chain:
+        if stage.fixed:
+            continue
+        feeds = [zeros(stage.inputs, rows) for rows in _PROBES]
+        each = row_bytes(stage.model.content, stage.provider, feeds, _PROBES)
+        free = memory_at_hand()
+        if bindings.device_of(stage.provider) == "cuda":
+            free = device_memory_at_hand() or free
+        fitting = max(1, int(free * _SHARE / max(each, 1.0)))
+        most = fitting if most is None else min(most, fitting)
+    return most
+
+
+def run_pieces(
+    chain: Sequence[Stage],
+    feed: Mapping[str, Any],
+    outputs: Sequence[str],
+    size: int,
+    fixed: Mapping[str, int],
+) -> Values:
+    """A batch in pieces of so many rows; where memory runs out all the same, in halves of these.
+
+    Raises:
+        DataError: an output has not one entry a row; not even one row fits.
+    """
+    total = rows_of(feed, fixed)
+    made: list[Values] = []
+    done = 0
+    while done < total or not made:
+        part = {
+            name: each if name in fixed else each[done : done + size] for name, each in feed.items()
+        }
+        taken = rows_of(part, fixed)
+        try:
+            found = run_chain(chain, part, outputs)
+        except MemoryError as error:
+            if taken <= 1:
+                raise DataError(f"Memory runs out with a single row ({error}).") from error
+            size = (taken + 1) // 2
+            _log.warning("Memory ran out with %s rows; going on with %s at a time.", taken, size)
+            continue
+        if taken < total:
+            _check_rows(found, taken)
+        made.append(found)
+        done += taken
+    return made[0] if len(made) == 1 else {name: _joined(made, name) for name in outputs}
+
+
+def run_filled(
+    feed: Mapping[str, Any],
+    outputs: Sequence[str],
+    size: int,
+    run: Callable[[Mapping[str, Any]], Values],
+) -> Values:
+    """A model of a fixed batch size on any number of rows: the last batch is filled up.
+
+    Raises:
+        DataError: an output has not one entry a row; one batch does not fit.
+    """
+    total = len(next(iter(feed.values())))
+    made = []
+    for start in range(0, total, size):
+        rows = min(size, total - start)
+        places = start + np.minimum(np.arange(size), rows - 1)
+        try:
+            found = run({name: _taken(each, places) for name, each in feed.items()})
+        except MemoryError as error:
+            raise DataError(
+                f"Memory runs out with {size} rows, which the model fixes ({error})."
+            ) from error
+        _check_rows(found, size)
+        made.append({name: each[:rows] for name, each in found.items()})
+    return {name: _joined(made, name) for name in outputs}
+
+
+def _taken(values: Any, places: np.ndarray[Any, Any]) -> Any:
+    return values[places.tolist()] if bindings.is_tensor(values) else values[places]
+
+
+def _check_rows(values: Values, rows: int) -> None:
+    for name, each in values.items():
+        shape = getattr(each, "shape", None)
+        if shape == () or len(each) != rows:
+            raise DataError(
+                f"Output '{name}' has not one entry a row, so the batch cannot be run in pieces; "
+                "give fewer rows, or chunk=None."
+            )
+
+
+def _joined(made: Sequence[Values], name: str) -> Any:
+    parts = [values[name] for values in made]
+    if isinstance(parts[0], list):
+        return [entry for part in parts for entry in part]
+    if bindings.is_tensor(parts[0]):
+        import torch
+
+        return torch.cat(parts)
+    return np.concatenate(parts)

@@ -1,0 +1,122 @@
+"""Which provider ran each node, how many copies lay between, and the memory: from a profile."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxtune.runtime import PROVIDERS, run, session
+
+Feed = Mapping[str, np.ndarray[Any, Any]]
+
+_SHORT = {name: short for short, name in PROVIDERS.items()}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What onnxruntime's profile says of one run.
+
+    Attributes:
+        nodes: provider -> how many nodes it ran, after fusion and without copies.
+        operators: provider -> operator -> how many of its nodes ran there.
+        copies: nodes that onnxruntime put in to copy values to a device or back.
+        peak_bytes: the most that the values between nodes took at once; 0 where the profile of
+            this onnxruntime does not tell.
+    """
+
+    nodes: dict[str, int]
+    operators: dict[str, dict[str, int]]
+    copies: int
+    peak_bytes: int
+
+
+def placement(
+    content: bytes, provider: str, feed: Feed, settings: Mapping[str, str] | None = None
+) -> Placement:
+    """Run a model once under onnxruntime's profiler.
+
+    Args:
+        content: the model's bytes.
+        provider: a key of `onnxtune.runtime.PROVIDERS`.
+        feed: input name -> array; the number of rows decides nothing but the memory.
+        settings: onnxruntime's options of the provider.
+
+    Raises:
+        ProviderError: the provider is not there.
+        ModelError: onnxruntime refuses the model.
+        DataError: it refuses the data.
+    """
+    return _read(_events(content, provider, [feed], settings))
+
+
+def row_bytes(content: bytes, provider: str, feeds: Sequence[Feed], rows: Sequence[int]) -> float:
+    """Bytes that the values of a model take for each row, inputs and outputs included.
+
+    The peak of a small and of a larger run is read off the profile; their difference is that of
+    the rows alone. An onnxruntime that does not tell counts every value that is made.
+
+    Args:
+        content: the model's bytes.
+        provider: a key of `onnxtune.runtime.PROVIDERS`.
+        feeds: two feeds, the second with more rows.
+        rows: how many rows each has.
+    """
+    small, large = (_events(content, provider, [feed], None) for feed in feeds)
+    sizes = [_read(events).peak_bytes or _made(events) for events in (small, large)]
+    between = (sizes[1] - sizes[0]) / (rows[1] - rows[0])
+    given = sum(array.nbytes for array in feeds[1].values()) / rows[1]
+    return max(between, 0.0) + given
+
+
+def _events(
+    content: bytes, provider: str, feeds: Sequence[Feed], settings: Mapping[str, str] | None
+) -> list[dict[str, Any]]:
+    """The entries of a profile that are of nodes."""
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = str(Path(folder) / "profile")
+        profiled = session(content, provider, settings=settings, profile=prefix)
+        try:
+            for feed in feeds:
+                run(profiled, feed)
+        finally:
+            written = Path(profiled.end_profiling())
+        events = json.loads(written.read_text())
+    return [
+        event
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+    ]
+
+
+def _read(events: Sequence[Mapping[str, Any]]) -> Placement:
+    operators: dict[str, Counter[str]] = {}
+    copies = peak = 0
+    seen = set()
+    for event in events:
+        found = event["args"]
+        peak = max(peak, int(found.get("mem_in_use_peak", 0)))
+        if event["name"] in seen:  # a node in a loop's body runs more than once
+            continue
+        seen.add(event["name"])
+        if found["op_name"].startswith("Memcpy"):
+            copies += 1
+            continue
+        provider = _SHORT.get(found["provider"], found["provider"])
+        operators.setdefault(provider, Counter())[found["op_name"]] += 1
+    return Placement(
+        {provider: sum(counts.values()) for provider, counts in operators.items()},
+        {provider: dict(counts) for provider, counts in operators.items()},
+        copies,
+        peak,
+    )
+
+
+def _made(events: Sequence[Mapping[str, Any]]) -> int:
+    return sum(int(event["args"].get("output_size", 0)) for event in events)

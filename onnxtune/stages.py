@@ -1,0 +1,192 @@
+"""Models chained by the names of their values, each in a session on a provider of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxtune import bindings, runtime
+from onnxtune.captured_graphs import CapturedGraphs
+from onnxtune.columns import sizes_after_rows
+from onnxtune.errors import ArgumentError, DataError
+from onnxtune.model import Model, ModelLike, load
+from onnxtune.runtime import ValueType
+
+Values = dict[str, Any]  # name -> numpy array, torch tensor, or list of dictionaries
+
+
+@dataclass(frozen=True)
+class Link:
+    """A model of a chain before it is loaded: where it is to run, `provider` None for any."""
+
+    model: Model
+    provider: str | None
+    inputs: tuple[ValueType, ...]
+
+
+def links(model: ModelLike, sample: Any = None) -> list[Link]:
+    """The models of a chain in their order: one, several, or what `onnxtune.split` makes.
+
+    Of a split model the part for the GPU goes where the caller says, the others to the CPU.
+
+    Raises:
+        ArgumentError: there is none.
+        ModelError: one cannot be read.
+    """
+    parts: list[tuple[Any, str | None]]
+    if hasattr(model, "gpu"):
+        parts = [(model.cpu, "cpu"), (model.gpu, None), (model.tail, "cpu")]
+        parts = [(part, provider) for part, provider in parts if part is not None]
+    elif isinstance(model, list | tuple):
+        parts = [(part, None) for part in model]
+    else:
+        parts = [(model, None)]
+    if not parts:
+        raise ArgumentError("There is no model to run; give at least one.")
+    loaded = [(load(part, sample), provider) for part, provider in parts]
+    return [Link(one, place, tuple(runtime.input_types(one.proto))) for one, place in loaded]
+
+
+class Stage:
+    """A session and what it takes and gives. Runs may overlap, from several threads."""
+
+    def __init__(
+        self,
+        link: Link,
+        provider: str,
+        threads: int | None,
+        settings: Mapping[str, str],
+        graph_sizes: Sequence[int] = (),
+    ) -> None:
+        """Load the model.
+
+        Args:
+            link: the model.
+            provider: where it runs.
+            threads: intra-op threads; None leaves the choice to onnxruntime.
+            settings: onnxruntime's options of the provider.
+            graph_sizes: batch sizes whose runs are captured as CUDA graphs.
+        """
+        self.model, self.provider, self.inputs = link.model, provider, link.inputs
+        self.session = runtime.session(
+            link.model.content,
+            provider,
+            threads,
+            origin=link.model.origin,
+            settings={**settings, **({"enable_cuda_graph": "1"} if graph_sizes else {})},
+        )
+        self.outputs = tuple(output.name for output in self.session.get_outputs())
+        self.fixed = runtime.fixed_sizes(self.inputs)
+        self._numbers = all(
+            value.type.startswith("tensor(") and value.type != "tensor(string)"
+            for value in (*self.session.get_inputs(), *self.session.get_outputs())
+        )
+        self._captured = None
+        if graph_sizes:
+            self._captured = CapturedGraphs(self.session, self.inputs, graph_sizes, provider)
+
+    def run(self, values: Mapping[str, Any]) -> Values:
+        """Its outputs by name: of arrays arrays, of tensors tensors where they are numbers.
+
+        Raises:
+            DataError: onnxruntime refuses the values.
+        """
+        feed = {value.name: values[value.name] for value in self.inputs}
+        tensors = any(bindings.is_tensor(each) for each in feed.values())
+        try:
+            if self._captured is not None and self._captured.takes(feed):
+                return self._captured.run(feed)
+            options = None if self._captured is None else self._captured.without
+            if tensors and self._numbers:
+                found = bindings.run(self.session, feed, self.outputs, self.provider, options)
+                return dict(zip(self.outputs, found, strict=True))
+            arrays = {name: bindings.to_array(each) for name, each in feed.items()}
+            made = self.session.run(list(self.outputs), arrays, options)
+        except MemoryError:
+            raise
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            memory = runtime.out_of_memory(error)
+            if memory is not None:
+                raise MemoryError(memory) from error
+            raise DataError(
+                f"{self.model.origin}: onnxruntime cannot run these data: {runtime.one_line(error)}"
+            ) from error
+        return dict(zip(self.outputs, made, strict=True))
+
+    def close(self) -> None:
+        """Let the session go, and the memory that it holds."""
+        if self._captured is not None:
+            self._captured.close()
+        self._captured = None
+        self.session = None
+
+
+def chain_inputs(chain: Sequence[Stage]) -> tuple[ValueType, ...]:
+    """What a caller feeds: what no stage before takes from another."""
+    found: dict[str, ValueType] = {}
+    made: set[str] = set()
+    for stage in chain:
+        for value in stage.inputs:
+            if value.name not in made and value.name not in found:
+                found[value.name] = value
+        made |= set(stage.outputs)
+    return tuple(found.values())
+
+
+def chain_outputs(chain: Sequence[Stage], wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """What a caller gets: the names asked for, else all that no later stage takes.
+
+    Raises:
+        ArgumentError: a name that no stage makes.
+    """
+    made = list(dict.fromkeys(name for stage in chain for name in stage.outputs))
+    if wanted is not None:
+        for name in wanted:
+            if name not in made:
+                raise ArgumentError(f"Output '{name}' is none of {', '.join(made)}.")
+        return tuple(wanted)
+    taken = {
+        value.name
+        for at, stage in enumerate(chain)
+        for value in stage.inputs
+        if any(value.name in before.outputs for before in chain[:at])
+    }
+    return tuple(name for name in made if name not in taken)
+
+
+def run_chain(chain: Sequence[Stage], feed: Mapping[str, Any], outputs: Sequence[str]) -> Values:
+    """One batch through all stages."""
+    values = dict(feed)
+    for stage in chain:
+        values |= stage.run(values)
+    return {name: values[name] for name in outputs}
+
+
+def rows_of(feed: Mapping[str, Any], fixed: Mapping[str, int]) -> int:
+    """The rows of a batch: those of its first input whose length is not fixed."""
+    free = [each for name, each in feed.items() if name not in fixed]
+    return len(free[0]) if free else max((len(each) for each in feed.values()), default=0)
+
+
+def zeros(inputs: Sequence[ValueType], rows: int) -> dict[str, np.ndarray[Any, Any]]:
+    """A batch of zeros, or of empty strings.
+
+    Raises:
+        ArgumentError: a dimension beside the rows is not fixed.
+    """
+    made = {}
+    for value in inputs:
+        sizes = sizes_after_rows(value)
+        known = [size for size in sizes or () if size is not None]
+        if sizes is None or len(known) < len(sizes):
+            raise ArgumentError(
+                f"Input '{value.name}' has dimensions that vary beside the rows; export the model "
+                "with fixed ones."
+            )
+        fill: Any = "" if value.is_string else 0
+        fixed = runtime.fixed_sizes([value]).get(value.name, rows)
+        made[value.name] = np.full((fixed, *known), fill, value.dtype)
+    return made
