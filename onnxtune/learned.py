@@ -15,7 +15,7 @@ from rewrites.core.registry import find
 from rewrites.core.rewrite import Array, Rewrite, Tensor
 
 # What was read of a model, for as long as it lives.
-_NODES: WeakKeyDictionary[Prepared, dict[str, ir.Node]] = WeakKeyDictionary()
+_NODES: WeakKeyDictionary[Prepared, dict[tuple[str, ...], ir.Node]] = WeakKeyDictionary()
 
 
 def is_learned(tensor: onnx.TensorProto) -> bool:
@@ -83,16 +83,18 @@ def ir_node(prepared: Prepared, node: onnx.NodeProto, name: str = "") -> ir.Node
     Args:
         prepared: the model.
         node: of the prepared model, or of its source, where `name` tells what it is called in the
-            prepared one. Of ai.onnx.ml both are the same, and are read once.
+            prepared one. Of ai.onnx.ml both are the same, and are read once; but for tables that
+            words are looked up in, of which the prepared one reads places.
         name: see there.
     """
     own = name or node.name
     if node.domain != "ai.onnx.ml":
         return _ir_node(prepared, node, own)
     known = _NODES.setdefault(prepared, {})
-    if own not in known:
-        known[own] = _ir_node(prepared, node, own)
-    return known[own]
+    key = (own, *node.input)
+    if key not in known:
+        known[key] = _ir_node(prepared, node, own)
+    return known[key]
 
 
 def _ir_node(prepared: Prepared, node: onnx.NodeProto, name: str) -> ir.Node:

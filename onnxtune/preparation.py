@@ -14,6 +14,7 @@ from onnxtune.errors import ModelError
 from onnxtune.model import Model
 from onnxtune.runtime import ValueType, declared_types, session, value_types
 from onnxtune.small_trees import with_small_trees
+from onnxtune.word_tables import split_word_tables
 from rewrites.core.graph_pass import STANDARD_DOMAINS
 from rewrites.core.naming import node_names
 from rewrites.core.registry import find
@@ -104,6 +105,7 @@ def prepare(source: Model) -> Prepared:
     proto = _to_opset(proto, types)
     _lift_constants(proto)  # the converter holds axes that were attributes in Constant nodes
     _name_nodes(proto)
+    split_word_tables(proto, types)
     return Prepared(source, proto, types, _obstacle(proto, source.origin))
 
 

@@ -53,7 +53,10 @@ def _read(node: ir.Node) -> _Table:
     if "classes_strings" in node.attributes:
         words = strings(node, "classes_strings")
         return _Table(np.arange(len(words)), words, string(node, "default_string", "_Unused"))
-    _, keys = _numbers(node, "keys")
+    if "keys_strings" in node.attributes:  # only their places count
+        keys = np.arange(len(strings(node, "keys_strings")))
+    else:
+        _, keys = _numbers(node, "keys")
     if "values_strings" in node.attributes or _is_words(node, "values_tensor"):
         words = _words(node, "values")
         _check_count(node, len(keys), len(words))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +15,7 @@ from rewrites.errors import ModelError, UnsupportedError
 from rewrites.scores.labels import beyond, class_labels, largest, look_up
 from rewrites.scores.links import apply_link, post_transform
 from rewrites.svm.coupling import pairs, probabilities
-from rewrites.svm.kernels import kernel_of, kernel_values
+from rewrites.svm.kernels import cancels, kernel_of, kernel_values
 from rewrites.svm.tensors import linear_machine, vector_machine, written
 
 
@@ -95,22 +96,33 @@ def _pair_scores(builder: Builder, kernels: ir.Value, counts: Sequence[int]) -> 
     def doubles(value: ir.Value) -> ir.Value:
         return builder.op("Cast", value, to=int(ir.DataType.DOUBLE))
 
-    kernels, weights = doubles(kernels), doubles(builder.tensor("coefficients"))
-    rho = doubles(builder.tensor("rho"))
+    weights, rho = builder.tensor("coefficients"), doubles(builder.tensor("rho"))
+    rounded = cancels(builder)
+    if rounded:  # products are floats in the kernel, and only their sum has doubles
+        products = builder.op(
+            "Mul",
+            builder.op("Unsqueeze", kernels, builder.constant("rows", [1], np.int64)),
+            weights,
+        )
+        kernels, last = doubles(products), builder.constant("vectors", [2], np.int64)
+    else:
+        kernels, weights = doubles(kernels), doubles(weights)
+    if len(counts) == 2 and rounded:
+        return builder.op("Add", builder.op("ReduceSum", kernels, last, keepdims=0), rho)
     if len(counts) == 2:
         return builder.op("Gemm", kernels, weights, rho, transB=1)
     axis = builder.constant("columns", [1], np.int64)
     ends = np.cumsum([0, *counts])
     limits = [builder.constant(f"until_{i}", [end], np.int64) for i, end in enumerate(ends)]
-    sums = [
-        builder.op(
-            "Gemm",
-            builder.op("Slice", kernels, limits[i], limits[i + 1], axis),
-            builder.op("Slice", weights, limits[i], limits[i + 1], axis),
-            transB=1,
-        )
-        for i in range(len(counts))
-    ]
+    sums = []
+    for start, end in pairwise(limits):
+        if rounded:
+            own = builder.op("Slice", kernels, start, end, last)
+            sums.append(builder.op("ReduceSum", own, last, keepdims=0))
+        else:
+            own = builder.op("Slice", kernels, start, end, axis)
+            theirs = builder.op("Slice", weights, start, end, axis)
+            sums.append(builder.op("Gemm", own, theirs, transB=1))
     others = len(counts) - 1
     of_class = builder.op("Concat", *sums, axis=1)
     first = [i * others + j - 1 for i, j in pairs(len(counts))]

@@ -86,7 +86,8 @@ def test_two_sigmoids_that_are_not_mirrored_are_a_model_each() -> None:
 def test_a_number_that_the_prefix_reads_too_stays() -> None:
     model = parse(
         """g (float[N, 2] x) => (float[N, 2] y) {
-            above = Greater (x, c)
+            whole = Floor (c)
+            above = Greater (x, whole)
             flags = Cast <to = 1> (above)
             turned = MatMul (flags, w)
             y = Add (turned, c)

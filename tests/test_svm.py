@@ -497,3 +497,36 @@ def test_what_is_refused_is_named(name: str) -> None:
     node = next(iter(ir.serde.deserialize_model(model).graph))
     with pytest.raises(OnnxTuneError, match=f"SVMClassifier 'machine'.*{reason}"):
         REWRITE.tensors(node, None)
+
+
+@pytest.mark.parametrize("counts", [[4, 5], [3, 4, 2]])
+def test_large_coefficients_that_cancel(counts: list[int]) -> None:
+    """What is left of them are the roundings of the kernel."""
+    rng = np.random.default_rng(1)
+    total, classes = sum(counts), len(counts)
+    vectors = (1 + 0.01 * rng.normal(size=(total, 3))).astype(np.float32)
+    half = (3e5 * rng.uniform(0.9, 1, size=(classes - 1, total))).astype(np.float32)
+    half[:, ::2] *= -1
+    node = onnx.helper.make_node(
+        "SVMClassifier",
+        ["x"],
+        ["label", "p"],
+        domain="ai.onnx.ml",
+        kernel_type="RBF",
+        kernel_params=[0.12, 0.0, 3.0],
+        vectors_per_class=counts,
+        support_vectors=vectors.ravel().tolist(),
+        coefficients=half.ravel().tolist(),
+        rho=[0.5] * (classes * (classes - 1) // 2),
+        classlabels_ints=list(range(classes)),
+    )
+    kinds = [("x", 1, ["N", 3]), ("label", 7, None), ("p", 1, None)]
+    values = [onnx.helper.make_tensor_value_info(*kind) for kind in kinds]
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 1)]
+    graph = onnx.helper.make_graph([node], "g", values[:1], values[1:])
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    rows = (1 + 0.05 * rng.normal(size=(50, 3))).astype(np.float32)
+    wanted = run(model, {"x": rows})
+    found = run(convert(model, form="hard"), {"x": rows})
+    np.testing.assert_allclose(found["p"], wanted["p"], rtol=1e-6, atol=1e-3)
+    np.testing.assert_array_equal(found["label"], wanted["label"])

@@ -13,6 +13,10 @@ from rewrites.core.rewrite import Array
 from rewrites.errors import ModelError, UnsupportedError
 
 KERNELS = ("LINEAR", "POLY", "RBF", "SIGMOID")
+# Larger coefficients cancel: the last bits of the kernel's own arithmetic are part of the scores.
+_CANCELLING = 1e4
+# So many features are added one by one.
+_FEW = 64
 # Beyond this the square of a number is no float: the kernel takes such a row for infinitely far.
 _FAR = 1e18
 
@@ -53,11 +57,19 @@ def kernel_of(node: ir.Node) -> Kernel:
     return Kernel(kind, gamma, coef0, degree)
 
 
+def cancels(builder: Builder) -> bool:
+    """Whether coefficients are so large that the kernel's own rounding shows in its scores."""
+    return float(np.max(np.abs(builder.tensors["coefficients"].value), initial=0)) > _CANCELLING
+
+
 def kernel_values(builder: Builder, kernel: Kernel, x: ir.Value) -> ir.Value:
     """Rows [N, F] -> the kernel of each row with each support vector, [N, S], floats."""
     vectors = builder.tensor("support_vectors")
     if kernel.kind == "RBF":
-        return _radial(builder, kernel, x, vectors)
+        few = builder.tensors["support_vectors"].value.shape[1] <= _FEW
+        return (_radial_in_order if cancels(builder) and few else _radial)(
+            builder, kernel, x, vectors
+        )
     operands, alpha = [x, vectors], 1.0
     if kernel.kind != "LINEAR":
         alpha = kernel.gamma
@@ -109,6 +121,31 @@ def _radial(builder: Builder, kernel: Kernel, x: ir.Value, vectors: ir.Value) ->
     own = builder.op("Mul", squares(vectors, 0), falling)
     exponent = builder.op("Gemm", longer, weights, own, transB=1)
     return builder.op("Exp", builder.op("Cast", exponent, to=int(ir.DataType.FLOAT)))
+
+
+def _radial_in_order(builder: Builder, kernel: Kernel, x: ir.Value, vectors: ir.Value) -> ir.Value:
+    """exp(-gamma |x - s|^2) with every rounding of the kernel: in floats, feature by feature."""
+    turned = builder.op("Transpose", vectors, perm=[1, 0])
+    columns, rows = (builder.constant(f"axis_{axis}", [axis], np.int64) for axis in (1, 0))
+    total: ir.Value | None = None
+    for feature in range(builder.tensors["support_vectors"].value.shape[1]):
+        first, end = (
+            builder.constant(f"feature_{place}", [place], np.int64)
+            for place in (feature, feature + 1)
+        )
+        own = builder.op("Slice", x, first, end, columns)
+        apart = builder.op("Sub", own, builder.op("Slice", turned, first, end, rows))
+        square = builder.op("Mul", apart, apart)
+        total = square if total is None else builder.op("Add", total, square)
+    assert total is not None
+    if "gamma" in builder.tensors:
+        gamma = builder.tensor("gamma")
+    else:
+        gamma = builder.constant("gamma", [kernel.gamma], np.float32)
+    exponent = builder.op("Mul", total, builder.op("Neg", gamma))
+    # A vectorised Exp of floats is off by a bit now and then, the kernel's hardly ever.
+    wide = builder.op("Exp", builder.op("Cast", exponent, to=int(ir.DataType.DOUBLE)))
+    return builder.op("Cast", wide, to=int(ir.DataType.FLOAT))
 
 
 def evaluate(kernel: Kernel, rows: Array, vectors: Array) -> Array:
