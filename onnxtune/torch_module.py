@@ -51,8 +51,8 @@ def to_torch(
 
     Args:
         model: a path, bytes, an `onnx.ModelProto` or a fitted estimator.
-        routing: how trees pass rows on: "soft" by sigmoids, "straight-through" by steps with a
-            sigmoid's gradient, "hard" by steps, with gradients for leaves only.
+        routing: how trees pass rows on, and learned thresholds decide: "soft" by sigmoids,
+            "straight-through" by steps with a sigmoid's gradient, "hard" by steps without.
         temperature: width of a soft gate in units of its feature's spread; "auto" is 0.1.
         data: rows to measure the spreads on; without, the spread of a feature's thresholds
             stands for it.
