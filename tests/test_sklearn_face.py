@@ -432,6 +432,16 @@ def test_a_transformer_learns_what_the_target_needs() -> None:
     assert found.onnx_ != moved
 
 
+def test_a_transformer_of_which_nothing_moves_is_kept(rows: Any) -> None:
+    X, y = rows
+    codes = np.round(X[:, :2])
+    own = TunedTransformer(OneHotEncoder(handle_unknown="ignore"), lr=0.05, random_state=0)
+    found = own.fit(codes, y)
+    assert "head/" in found.report_["kept"] or "no gain" in found.report_["kept"]
+    plain = OneHotEncoder(handle_unknown="ignore").fit_transform(codes).toarray()
+    np.testing.assert_array_equal(found.transform(codes), plain)
+
+
 def test_without_a_target_a_transformer_is_as_it_was_fitted() -> None:
     X = np.random.default_rng(0).normal(size=(100, 4))
     found = TunedTransformer(PCA(2)).fit(X)
