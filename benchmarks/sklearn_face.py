@@ -33,6 +33,7 @@ from onnxtune.sklearn import TunedClassifier, TunedRegressor, TunedTransformer
 RESULTS = Path(__file__).parent / "results" / "sklearn_face.json"
 PACKAGES = ("numpy", "onnx", "scikit-learn", "skl2onnx", "torch")
 FEATURES = 20
+SECONDS = 1.5  # of each side, for models that take long
 
 
 def estimators() -> Iterator[tuple[str, Any, str]]:
@@ -78,12 +79,12 @@ def measured(name: str, fitted: Any, repeats: int) -> Iterator[dict[str, Any]]:
             if not (wanted and hasattr(fitted, method)):
                 continue
             for given in (single, single.astype(np.float64)):
-                turns = repeats if rows == 1 else max(5, repeats // 50)
-                own, bare = in_turns(
+                sides = (
                     lambda m=method, X=given: getattr(fitted, m)(X),
                     lambda w=wanted, X=single: session.run(w, {entering: X}),
-                    turns,
                 )
+                once = max(in_turns(*sides, 3))
+                own, bare = in_turns(*sides, int(np.clip(SECONDS / once, 10, repeats)))
                 yield {
                     "model": name,
                     "method": method,

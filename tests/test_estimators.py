@@ -15,7 +15,12 @@ import pandas as pd
 import pytest
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer, make_column_selector
-from sklearn.datasets import make_classification, make_regression
+from sklearn.datasets import (
+    load_iris,
+    make_classification,
+    make_multilabel_classification,
+    make_regression,
+)
 from sklearn.ensemble import (
     BaggingRegressor,
     GradientBoostingRegressor,
@@ -43,6 +48,7 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 from sklearn.svm import LinearSVC
+from sklearn.tree import DecisionTreeClassifier
 
 import onnxtune
 from onnxtune import converters
@@ -656,3 +662,23 @@ def test_a_wrong_export_is_refused_by_every_function() -> None:
     with pytest.warns(UserWarning, match="rows with missing numbers"):
         proto = to_onnx(forest, holes, on_mismatch="warn")
     assert onnxtune.inspect(proto).tunable > 0
+
+
+def test_values_on_a_grid_keep_their_side_of_a_threshold() -> None:
+    X, y = load_iris(return_X_y=True)
+    X = X - X.mean()
+    own = make_pipeline(StandardScaler(), RandomForestClassifier(10, max_depth=4, random_state=0))
+    proto = to_onnx(own.fit(X, y), X)  # no warning, and no error
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    np.testing.assert_array_equal(session.run(None, {"X": X})[0], own.predict(X))
+
+
+def test_probabilities_of_several_labels_are_compared() -> None:
+    X, Y = make_multilabel_classification(60, 10, n_classes=3, random_state=0)
+    forest = RandomForestClassifier(10, max_depth=4, random_state=0).fit(X, Y)
+    assert to_onnx(forest, X).graph.output[1].name == "probabilities"
+    tree = DecisionTreeClassifier(max_depth=4, random_state=0).fit(X, Y)
+    with pytest.raises(ModelError, match="is wrong"):  # its labels are right
+        to_onnx(tree, X)

@@ -37,6 +37,7 @@ from sklearn.tree import DecisionTreeClassifier
 import onnxtune
 from onnxtune.errors import ArgumentError, DataError, UnsupportedError
 from onnxtune.sklearn import TunedClassifier, TunedRegressor, TunedTransformer
+from onnxtune.sklearn.predictor import _forget_sessions
 
 QUICK = {"epochs": 4, "random_state": 0}
 
@@ -57,7 +58,8 @@ def rows() -> tuple[np.ndarray, np.ndarray]:
 def forest(rows: Any) -> TunedClassifier:
     X, y = rows
     own = make_pipeline(StandardScaler(), RandomForestClassifier(5))  # much too sure of itself
-    return TunedClassifier(own, routing="leaves", epochs=8, random_state=0).fit(X[:500], y[:500])
+    found = TunedClassifier(own, valid=0.5, routing="leaves", epochs=8, random_state=0)
+    return found.fit(X[:500], y[:500])
 
 
 # What a fit brings
@@ -430,6 +432,16 @@ def test_a_transformer_learns_what_the_target_needs() -> None:
     assert found.onnx_ != moved
 
 
+def test_a_transformer_of_which_nothing_moves_is_kept(rows: Any) -> None:
+    X, y = rows
+    codes = np.round(X[:, :2])
+    own = TunedTransformer(OneHotEncoder(handle_unknown="ignore"), lr=0.05, random_state=0)
+    found = own.fit(codes, y)
+    assert "head/" in found.report_["kept"] or "no gain" in found.report_["kept"]
+    plain = OneHotEncoder(handle_unknown="ignore").fit_transform(codes).toarray()
+    np.testing.assert_array_equal(found.transform(codes), plain)
+
+
 def test_without_a_target_a_transformer_is_as_it_was_fitted() -> None:
     X = np.random.default_rng(0).normal(size=(100, 4))
     found = TunedTransformer(PCA(2)).fit(X)
@@ -512,6 +524,15 @@ def test_threads_share_one_session(forest: Any, rows: Any) -> None:
     with ThreadPoolExecutor(8) as pool:
         said = list(pool.map(fresh.predict_proba, [X] * 32))
     assert all(np.array_equal(each, said[0]) for each in said)
+
+
+def test_a_forked_process_makes_a_session_of_its_own(forest: Any, rows: Any) -> None:
+    X = rows[0].astype(np.float32)
+    said = forest.predict_proba(X)
+    before = forest._predictor._run
+    _forget_sessions()  # what a fork calls in the child
+    np.testing.assert_array_equal(forest.predict_proba(X), said)
+    assert forest._predictor._run is not before
 
 
 def test_loky_workers_answer(forest: Any, rows: Any) -> None:

@@ -99,6 +99,7 @@ def fit_and_tune(
     form: SavedForm,
     arguments: Mapping[str, Any],
     export: Export = exported,
+    beside: str | None = None,
 ) -> Fitted:
     """Fit a clone on a part of the rows and tune it, judged on the others.
 
@@ -113,6 +114,7 @@ def fit_and_tune(
         form: in which the model is to run.
         arguments: further ones of `onnxtune.tune`.
         export: of a fitted clone.
+        beside: how the tensors begin that are no part of what answers.
     """
     kept: str | None = None
     found: Fitted | None = None
@@ -125,7 +127,9 @@ def fit_and_tune(
         else:
             found, kept = _tuned(estimator, *parts, form, arguments, export)
     if found is not None and kept is None:
-        return found
+        if beside is None or not all(name.startswith(beside) for name in found.report["changed"]):
+            return found
+        kept = f"tuning moved nothing but {beside}*, which does not answer"
     whole = fitted(estimator, rows)
     model = export(whole, rows)
     _log.warning("%s is kept as it was fitted: %s.", type(estimator).__name__, kept)

@@ -24,7 +24,7 @@ Array = np.ndarray[Any, Any]
 
 # What the transformer hands to the head, and how the names in the head begin.
 TRANSFORMED = "transformed"
-_HEAD = "head/"
+HEAD = "head/"
 
 
 class FileTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -70,7 +70,7 @@ def with_head(transformer: onnx.ModelProto, head: onnx.ModelProto) -> onnx.Model
     """
     found = onnx.ModelProto()
     found.CopyFrom(transformer)
-    named = add_prefix(head, _HEAD)
+    named = add_prefix(head, HEAD)
     entering = named.graph.input[0].name
     for node in named.graph.node:
         node.input[:] = [TRANSFORMED if name == entering else name for name in node.input]

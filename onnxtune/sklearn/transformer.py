@@ -21,6 +21,7 @@ from onnxtune.sklearn.inputs import checked_target
 from onnxtune.sklearn.labels import Classes, classes_of
 from onnxtune.sklearn.serving import cut_at
 from onnxtune.sklearn.supervision import (
+    HEAD,
     TRANSFORMED,
     FileTransformer,
     head_for,
@@ -203,8 +204,9 @@ class TunedTransformer(  # type: ignore[call-arg]
     def _found(self, rows: Rows, classes: bool, asked: dict[str, Any]) -> Fitted:
         seed = None if self.random_state is None else int(asked["seed"])
         inner = FileTransformer(self._file()) if self._is_file() else self.estimator
+        own = seeded(inner, seed)
         return fit_and_tune(
-            seeded(inner, seed), rows, classes, self.valid, self.form, asked, self._exported
+            own, rows, classes, self.valid, self.form, asked, self._exported, beside=HEAD
         )
 
     def _exported(self, transformer: Any, rows: Rows) -> onnx.ModelProto:
