@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -185,6 +186,9 @@ def cut(whole: onnx.ModelProto, placement: Placement) -> SplitModel:
     if made["cpu"].intersection(entering):
         joined = join(whole, entering, placement.type_of)
     together = set() if joined is None else {value.name for value in joined.values}
+    # What no node reads, such as a dropped column, enters the first part: rows that the whole
+    # model takes are rows for its parts.
+    unread = [value for value in fed if value not in {*final, *chain(*read.values())}]
 
     def model(side: Side, inputs: Sequence[str], outputs: Iterable[str]) -> onnx.ModelProto:
         given = [value for value in dict.fromkeys(outputs) if value in made[side]]
@@ -193,11 +197,12 @@ def cut(whole: onnx.ModelProto, placement: Placement) -> SplitModel:
         found.metadata_props.add(key=PART_KEY, value=side)
         return found
 
-    gpu = model("gpu", entering, through)
+    gpu = model("gpu", entering if nodes["cpu"] else [*entering, *unread], through)
     cpu = None
     if nodes["cpu"]:
         alone = [value for value in entering if value not in together]
-        cpu = model("cpu", [value for value in fed if value in read["cpu"]], [*alone, *through])
+        own = {*read["cpu"], *unread}
+        cpu = model("cpu", [value for value in fed if value in own], [*alone, *through])
         if joined is not None:
             joined.send(cpu, whole.graph.input)
             joined.receive(gpu)
