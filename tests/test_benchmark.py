@@ -367,7 +367,7 @@ def test_forms_and_transfers() -> None:
     ]
     assert all(row.error is None and row.median_s for row in report.rows)
     assert report.rows[0].ratio is None and all(row.ratio for row in report.rows[1:6])
-    assert "without" in report.text()
+    assert "without" in report.text() and "ratio: time over that of m, original;" in report.text()
 
 
 def test_what_stays_on_no_device_is_not_timed_there() -> None:
