@@ -320,4 +320,7 @@ def _with(
     rank = hard_output(original, some_rows(valid.table), problem.output).dim()
     blended = Port(value.name, np.dtype(value.dtype), rank)
     labels = problem.labels if own.shape[1] > 1 else None
-    return prepare(load(with_companion(proto, inputs, blended, networks, link, share, labels)))
+    made = with_companion(
+        proto, inputs, blended, networks, link, share, labels, original.prepared.proto
+    )
+    return prepare(load(made))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,6 +68,7 @@ def with_companion(
     link: NetLink,
     share: float,
     labels: Labels | None,
+    prepared: onnx.ModelProto,
 ) -> onnx.ModelProto:
     """share * model + (1 - share) * the mean of the networks' outputs, in the place of a value.
 
@@ -79,6 +80,8 @@ def with_companion(
         link: behind their scores.
         share: of the model, from 0 to 1.
         labels: the classes, where a label output is to follow the blended scores.
+        prepared: the model as it was prepared, which makes inputs that `proto` lacks: the places of
+            words in a table.
 
     Raises:
         UnsupportedError: the graph does not hold these values.
@@ -90,6 +93,8 @@ def with_companion(
     if opset is None:
         set_opset(made, "", OPSET)
     graph = made.graph
+    there = set(names_of(graph))
+    graph.node.extend(_makers(prepared.graph, {port.name for port in inputs} - there, there))
     maker = next((n for n, node in enumerate(graph.node) if value.name in node.output), None)
     if maker is None:
         raise UnsupportedError(f"a companion needs a node that makes '{value.name}'.")
@@ -119,6 +124,19 @@ def with_companion(
     graph.node.extend(copies)
     graph.initializer.extend(nodes.constants)
     return made
+
+
+def _makers(
+    graph: onnx.GraphProto, values: set[str], there: Collection[str]
+) -> list[onnx.NodeProto]:
+    """The nodes of a graph from the values that are there to these."""
+    found = []
+    wanted = set(values)
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            found.append(node)
+            wanted.update(name for name in node.input if name not in there)
+    return found[::-1]
 
 
 def check_opset(proto: onnx.ModelProto) -> None:

@@ -484,6 +484,32 @@ def test_columns_behind_a_prefix_and_of_several_inputs() -> None:
     assert np.square(found[300:, 0] - y[300:]).mean() < np.square(before[300:, 0] - y[300:]).mean()
 
 
+def test_words_that_are_looked_up_in_a_learned_table() -> None:
+    """The networks read their places, which the file has no name for before."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 2]>
+        g (string[N, 1] word, float[N, 1] size) => (float[N, 1] y) {
+            [table] mean = ai.onnx.ml.LabelEncoder <keys_strings = ["a", "b"],
+                values_floats = [0.5, -0.5]> (word)
+            x = Concat <axis = 1> (mean, size)
+            y = ai.onnx.ml.LinearRegressor <coefficients = [1.0, 0.1]> (x)
+        }"""
+    )
+    rng = np.random.default_rng(0)
+    words = rng.choice(np.array(["a", "b", "c"], object), (1200, 1))
+    size = rng.normal(size=(1200, 1)).astype(np.float32)
+    y = np.sin(2 * size[:, 0]) * (words[:, 0] == "b")
+    feed = {"word": words, "size": size}
+    result = tune(model, feed, y, companion=True, epochs=1, lr=1e-6)
+    assert result.report["taken"]["hard"] == NAME
+    found = {form: run(result.model(form), feed)["y"][:, 0] for form in ("native", "hard", "soft")}
+    assert np.mean((found["native"] - y) ** 2) < 0.5 * np.mean(
+        (run(model, feed)["y"][:, 0] - y) ** 2
+    )
+    for other in ("hard", "soft"):
+        np.testing.assert_allclose(found[other], found["native"], rtol=1e-4, atol=1e-5)
+
+
 def test_with_a_transformed_target() -> None:
     X, y = rows("numbers")
     y = np.exp(y)
@@ -689,7 +715,7 @@ def test_networks_in_a_graph(opset: int, link: Any) -> None:
     text = "g (float[N, 4] x) => (float[N, 3] y) { y = MatMul (x, w) }"
     model = parse(text, opset=opset, w=np.eye(4, 3, dtype=np.float32))
     read, blended = Port("x", np.dtype(np.float32), 2), Port("y", np.dtype(np.float32), 2)
-    new = with_companion(model, [read], blended, made, link, 0.3, None)
+    new = with_companion(model, [read], blended, made, link, 0.3, None, model)
     onnx.checker.check_model(new, full_check=True)
     x = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32) * 2
     x[0] = np.nan
@@ -711,10 +737,14 @@ def test_too_old_an_opset() -> None:
                   w=np.eye(4, 3, dtype=np.float32))  # fmt: skip
     port = Port("x", np.dtype(np.float32), 2)
     with pytest.raises(UnsupportedError, match="opset 9 or newer, and the model has 8"):
-        with_companion(model, [port], Port("y", port.dtype, 2), networks(4, 3), "exp", 0.5, None)
+        with_companion(
+            model, [port], Port("y", port.dtype, 2), networks(4, 3), "exp", 0.5, None, model
+        )
     newer = parse("g (float[N, 4] x) => (float[N, 4] y) { y = Neg (x) }")
     with pytest.raises(UnsupportedError, match="needs a node that makes 'z'"):
-        with_companion(newer, [port], Port("z", port.dtype, 2), networks(4, 3), "exp", 0.5, None)
+        with_companion(
+            newer, [port], Port("z", port.dtype, 2), networks(4, 3), "exp", 0.5, None, newer
+        )
 
 
 def test_rows_are_filled_cut_and_standardised() -> None:
