@@ -12,6 +12,7 @@ from sklearn.utils import compute_sample_weight, get_tags
 
 from onnxtune.classes import class_labels, label_outputs, score_output, scored_labels
 from onnxtune.errors import ArgumentError, DataError, ModelError
+from onnxtune.runtime import output_types
 from onnxtune.sklearn.availability import available_if_known
 from onnxtune.sklearn.base import TunedEstimator
 from onnxtune.sklearn.fitting import Rows
@@ -205,6 +206,9 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
         labels, score = label_outputs(proto), self.output or score_output(proto)
         if not labels:
             raise ModelError("the model has no output of labels: it is no classifier.")
+        if score is None and not self._classes.single:  # a tensor for each target
+            sequences = (value for value in output_types(proto) if "seq(tensor" in value.kind)
+            score = next((value.name for value in sequences), None)
         self._label, self._score = [labels[0]], [score] if score else []
         values = self._classes.values
         self._plain = self._classes.plain
@@ -316,5 +320,8 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
     def _ordered(self, scores: Any) -> Any:
         """Scores in the order of `classes_`."""
         if isinstance(scores, list) or scores.ndim == 3:  # of each target its own
+            widths = None if self._classes.single else map(len, self._classes.values)
+            if widths is not None:  # a forest's are as wide as the widest
+                scores = [each[:, :width] for each, width in zip(scores, widths, strict=True)]
             return [np.clip(each, 0, 1) if self._probable else each for each in scores]
         return scores if self._order is None else scores[:, self._order]

@@ -16,6 +16,7 @@ from sklearn.utils.validation import has_fit_parameter
 
 from onnxtune.errors import DataError, UnsupportedError
 from onnxtune.export import SavedForm
+from onnxtune.members import members
 from onnxtune.sklearn.holding_out import LEAST, held_out, valid_among
 from onnxtune.sklearn.inputs import rows_for_tuning
 
@@ -261,9 +262,10 @@ def fitted(estimator: Any, rows: Rows) -> Any:
             )
         else:
             arguments[name] = rows.weight
-    if rows.y is None:
-        return own.fit(rows.X, **arguments)
-    return own.fit(rows.X, rows.y, **arguments)
+    # XGBoost takes for missing what a sparse matrix does not hold, and a model reads zeros.
+    zeros = any(type(member).__module__.startswith("xgboost") for member in members(own))
+    X = rows_for_tuning(rows.X) if zeros else rows.X
+    return own.fit(X, **arguments) if rows.y is None else own.fit(X, rows.y, **arguments)
 
 
 def _weight_argument(estimator: Any) -> str | None:
