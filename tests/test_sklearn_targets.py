@@ -13,11 +13,13 @@ from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multioutput import MultiOutputClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from xgboost import XGBClassifier
 
 import onnxtune
 from onnxtune.errors import ArgumentError, DataError
-from onnxtune.sklearn import TunedClassifier, TunedRegressor, TunedTransformer
+from onnxtune.sklearn import TunedClassifier, TunedRegressor, TunedTransformer, write_back
 
 QUICK: dict[str, Any] = {"epochs": 2, "random_state": 0, "threads": 1}
 
@@ -153,6 +155,38 @@ def test_rows_and_labels_that_do_not_fit_are_named() -> None:
         found.partial_fit(frame[:2], ["u", "v"], classes=["u", "v", "w"])
     with pytest.raises(ArgumentError, match="holds -1 in row 0"):
         logistic().fit(X, Y, sample_weight=np.where(np.arange(300) == 0, -1.0, 1.0))
+
+
+# Back into the pipeline
+
+
+def test_a_transformers_numbers_go_back() -> None:
+    rng = np.random.default_rng(0)
+    rows = (rng.normal(size=(600, 6)) * [5, 5, 5, 3, 2, 2]).astype(np.float32)
+    y = np.sign(rows[:, 4]).astype(int)
+    own = make_pipeline(StandardScaler(), PCA(3, random_state=0))
+    tuned = TunedTransformer(own, lr=0.05, freeze="head/*", random_state=0).fit(rows, y)
+    assert tuned.report_["accepted"]
+    for result in (tuned.onnx_, tuned.result_):
+        written = write_back(tuned.estimator_, result)
+        np.testing.assert_allclose(written.transform(rows), tuned.transform(rows), atol=1e-5)
+
+
+def test_a_forests_numbers_go_back_where_nothing_else_may_change() -> None:
+    tuned = TunedClassifier(RandomForestClassifier(5, max_depth=4), only_numbers=True, **QUICK)
+    tuned.fit(X, Y)
+    assert tuned.report_["candidates"]
+    own = write_back(tuned.estimator_, tuned.onnx_)
+    np.testing.assert_allclose(own.predict_proba(X), tuned.predict_proba(X), atol=1e-5)
+
+
+def test_it_is_said_what_goes_back() -> None:
+    kept = logistic().fit(X[:40], Y[:40])
+    for given in ((kept.estimator_, kept.result_), (kept, kept.onnx_), (kept.estimator_, kept)):
+        with pytest.raises(ArgumentError, match=r"write_back\(tuned.estimator_, tuned.onnx_\)"):
+            write_back(*given)
+    own = write_back(kept.estimator_, kept.onnx_)
+    np.testing.assert_array_equal(own.coef_, kept.estimator_.coef_)
 
 
 # Rows that are not stored

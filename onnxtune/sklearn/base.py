@@ -26,8 +26,9 @@ Array = np.ndarray[Any, Any]
 
 # Parameters that `onnxtune.tune` has under the same names.
 TUNING = (
-    *("loss", "output", "routing", "temperature", "max_size", "companion", "freeze", "noise"),
-    *("epochs", "batch_size", "lr", "clip", "precision", "patience", "device", "threads"),
+    *("loss", "output", "routing", "temperature", "max_size", "companion", "only_numbers"),
+    *("freeze", "noise", "epochs", "batch_size", "lr", "clip", "precision", "patience"),
+    *("device", "threads"),
 )
 
 # What a fit leaves that belongs to this process.
@@ -48,6 +49,7 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
         temperature: float | Literal["auto"] = "auto",
         max_size: float = 1,
         companion: bool = False,
+        only_numbers: bool = False,
         freeze: str | Iterable[str] = (),
         noise: float = 0.0,
         epochs: int = 30,
@@ -69,6 +71,7 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
         self.temperature = temperature
         self.max_size = max_size
         self.companion = companion
+        self.only_numbers = only_numbers
         self.freeze = freeze
         self.noise = noise
         self.epochs = epochs

@@ -45,7 +45,7 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
         valid: which rows to hold out from the fit and to judge by: a share, "last", rows' numbers,
             booleans or groups as of `onnxtune.tune`, or (X, y) or (X, y, weights) of their own.
         loss: as of `onnxtune.tune`, and so are `output`, `sampling`, `routing`,
-            `temperature`, `max_size`, `companion`, `freeze`, `noise`, `epochs`,
+            `temperature`, `max_size`, `companion`, `only_numbers`, `freeze`, `noise`, `epochs`,
             `batch_size`, `lr`, `clip`, `precision`, `patience` and `device`.
         class_weight: "balanced", or a mapping of labels to weights, for the fit and for tuning.
         form: in which form the model answers: "native", "hard" or "soft".
@@ -77,6 +77,7 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
         temperature: Any = "auto",
         max_size: float = 1,
         companion: bool = False,
+        only_numbers: bool = False,
         freeze: Any = (),
         noise: float = 0.0,
         epochs: int = 30,
@@ -99,6 +100,7 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
             temperature=temperature,
             max_size=max_size,
             companion=companion,
+            only_numbers=only_numbers,
             freeze=freeze,
             noise=noise,
             epochs=epochs,

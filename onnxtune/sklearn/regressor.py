@@ -27,8 +27,8 @@ class TunedRegressor(RegressorMixin, TunedEstimator):  # type: ignore[misc]
         valid: which rows to hold out from the fit and to judge by: a share, "last", rows' numbers,
             booleans or groups as of `onnxtune.tune`, or (X, y) or (X, y, weights) of their own.
         loss: as of `onnxtune.tune`, and so are `output`, `routing`, `temperature`,
-            `max_size`, `companion`, `freeze`, `noise`, `epochs`, `batch_size`, `lr`,
-            `clip`, `precision`, `patience` and `device`.
+            `max_size`, `companion`, `only_numbers`, `freeze`, `noise`, `epochs`,
+            `batch_size`, `lr`, `clip`, `precision`, `patience` and `device`.
         form: in which form the model answers: "native", "hard" or "soft".
         threads: of torch, and of the session that answers; "auto" leaves them to either.
         random_state: a whole number is the seed of tuning, and of estimators inside that have none;
