@@ -41,12 +41,13 @@ class Runner:
 
     Args:
         model: a model argument; a list of them, chained by the names of their values: each
-            takes what the caller gives or what one before it makes; or what
-            `onnxtune.split` returns, whose GPU part goes to `provider` and the rest to the CPU.
+            takes what the caller gives or what one before it makes; or what `onnxtune.split`
+            returns, or a list of the files that it writes: the GPU part goes to `provider`, the
+            rest to the CPU.
         provider: a key of `onnxtune.runtime.PROVIDERS`, or "auto": CUDA where it starts, else
             the CPU.
-        outputs: names of the values to return; None returns those of a whole model, and of a
-            chain all that none of its models takes.
+        outputs: names of the values to return; None returns those of a whole model, also where it
+            was split, and of another chain all that none of its models takes.
         chunk: rows that are run at once: a number, None for all, or "auto" for as many as
             fit into memory by forecast. Where memory runs out, halves of that. A model whose
             rows depend on each other needs None.
@@ -104,8 +105,6 @@ class Runner:
         parts = links(model, sample)
         self.provider, self._chain = self._load(parts, provider)
         self.inputs = chain_inputs(self._chain)
-        if outputs is None and hasattr(model, "gpu"):
-            outputs = model.outputs  # of the whole model, in its order
         self.outputs = chain_outputs(self._chain, outputs)
         self._fixed = runtime.fixed_sizes(self.inputs)
         # What needs no look at every value, as strings do.

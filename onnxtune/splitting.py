@@ -15,13 +15,11 @@ from onnxtune.graph_parts import part
 from onnxtune.joined_columns import join
 from onnxtune.model import ModelLike, check_output, load, write
 from onnxtune.output import table
+from onnxtune.part_marks import mark_part
 from onnxtune.placement import Placement, Side
 from onnxtune.runtime import input_types, run
 from onnxtune.subgraphs import reads
 from rewrites.core.rewrite import TreeForm
-
-# The metadata entry that says which part of a model a file is.
-PART_KEY = "onnxtune.part"
 
 
 @dataclass(frozen=True)
@@ -190,7 +188,7 @@ def cut(whole: onnx.ModelProto, placement: Placement) -> SplitModel:
         given = [value for value in dict.fromkeys(outputs) if value in made[side]]
         found = part(whole, nodes[side], inputs, given, placement.type_of)
         found.metadata_props.extend(whole.metadata_props)
-        found.metadata_props.add(key=PART_KEY, value=side)
+        mark_part(found, side, final)
         return found
 
     gpu = model("gpu", entering, through)

@@ -306,28 +306,62 @@ def test_outputs_by_name() -> None:
         Runner([WORDS, NUMBERS], "cpu", outputs=["none"])
 
 
+WHOLE = graph(
+    """whole (string[N, 1] town, float[N, 2] size)
+        => (seq(map(int64, float)) z, float[N, 3] p, string[N] label)
+    <string[3] names = {"x", "y", "z"}> {
+      code = ai.onnx.ml.LabelEncoder
+        <keys_strings = ["a", "b"], values_floats = [1.0, 2.0]> (town)
+      both = Concat <axis = 1> (code, size)
+      p = Softmax (both)
+      best = ArgMax <axis = 1, keepdims = 0> (both)
+      label = Gather (names, best)
+      z = ai.onnx.ml.ZipMap <classlabels_int64s = [3, 5, 7]> (p)
+    }""",
+    ', "ai.onnx.ml" : 3',
+)
+
+
+@pytest.mark.parametrize("files", [False, True])
 def test_the_gpu_part_of_a_split_model_goes_where_it_is_sent(
-    monkeypatch: pytest.MonkeyPatch,
+    files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    cut = onnxtune.split(WHOLE)
+    cut.save(tmp_path / "whole")
+    model = list(map(str, cut.paths(tmp_path / "whole").values())) if files else cut
+    sides = {proto.SerializeToString(): side for side, proto in cut.parts.items()}
     asked = []
     real = runtime.session
 
     def session(model: Any, provider: str = "cpu", threads: Any = None, **rest: Any) -> Any:
-        asked.append((onnx.load_from_string(model).graph.name, provider))
+        asked.append((sides[model], provider))
         return real(model, "cpu", threads, origin=rest.get("origin", ""))
 
     monkeypatch.setattr(runtime, "session", session)
     monkeypatch.setattr(runtime, "nodes_elsewhere", lambda *_: {})
-    split = SimpleNamespace(cpu=WORDS, gpu=NUMBERS, tail=NAMES, outputs=("label", "best"))
-    with Runner(split, "cuda", chunk=2) as runner:
+    with Runner(model, "cuda", chunk=2) as runner:
         assert runner.provider == "cuda"
-        assert runner.outputs == ("label", "best")  # taken by the tail, too
-        assert runner.run({"town": TOWNS, "size": SIZES})["label"].tolist() == [["x"], ["z"], ["y"]]
-    assert asked == [("words", "cpu"), ("numbers", "cuda"), ("names", "cpu")]
-    del asked[:]
-    whole = SimpleNamespace(cpu=None, gpu=HARD, tail=None, outputs=("probabilities",))
-    Runner(whole, "cuda").close()
-    assert [provider for _, provider in asked] == ["cuda"]
+        assert runner.outputs == ("z", "p", "label")  # the tail takes p, too
+        found = runner.run({"town": TOWNS, "size": SIZES})
+    assert asked == [("cpu", "cpu"), ("gpu", "cuda"), ("tail", "cpu")]
+    monkeypatch.undo()
+    with Runner(WHOLE, "cpu") as runner:
+        equal(found, runner.run({"town": TOWNS, "size": SIZES}))
+
+
+def test_a_part_alone_goes_where_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = runtime.session
+
+    def session(model: Any, provider: str = "cpu", threads: Any = None, **rest: Any) -> Any:
+        asked.append(provider)
+        return real(model, "cpu", threads, origin=rest.get("origin", ""))
+
+    cut = onnxtune.split(WHOLE)
+    monkeypatch.setattr(runtime, "session", session)
+    monkeypatch.setattr(runtime, "nodes_elsewhere", lambda *_: {})
+    Runner(cut.tail, "cuda").close()
+    assert asked == ["cuda"]
 
 
 def test_an_empty_chain() -> None:
