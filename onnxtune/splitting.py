@@ -173,6 +173,7 @@ def cut(whole: onnx.ModelProto, placement: Placement) -> SplitModel:
     for node in whole.graph.node:
         nodes[placement.sides[node.name]].append(node)
     made = {side: {out for node in taken for out in node.output} for side, taken in nodes.items()}
+    made["gpu"] |= held.intersection(final)  # outputs that are the same in every call
     read = {
         side: list(dict.fromkeys(v for node in taken for v in reads(node) if v not in held))
         for side, taken in nodes.items()

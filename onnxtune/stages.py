@@ -160,7 +160,8 @@ def chain_outputs(chain: Sequence[Stage], wanted: Sequence[str] | None) -> tuple
     """
     made = list(dict.fromkeys(name for stage in chain for name in stage.outputs))
     marks = [stage.mark for stage in chain if stage.mark is not None]
-    if wanted is None and len(marks) == len(chain) and set(marks[-1].outputs) <= set(made):
+    known = {*made, *(value.name for value in chain_inputs(chain))}
+    if wanted is None and len(marks) == len(chain) and known.issuperset(marks[-1].outputs):
         return marks[-1].outputs
     if wanted is not None:
         for name in wanted:

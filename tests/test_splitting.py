@@ -255,3 +255,22 @@ def test_codes_of_words_go_as_floats() -> None:
         cut = onnxtune.split(model)
         assert len(cut.between) == between
         assert_same(cut.run(feed), run(model, feed))
+
+
+UNMADE = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 2] x, string[N] word) => (float[N, 2] y, float[2] edges, string[N] word, string[N] same)
+<float[2] edges = {1.0, 2.0}> {
+    y = Exp (x)
+    same = Identity (word)
+}"""
+
+
+def test_outputs_that_no_node_makes() -> None:
+    model, cut = parsed(UNMADE), onnxtune.split(parsed(UNMADE))
+    feed = {
+        "x": np.ones((3, 2), np.float32),
+        "word": np.array(["a", "b", "c"], object),
+    }
+    assert_same(cut.run(feed), run(model, feed))
+    with onnxtune.Runner(cut, "cpu") as runner:
+        assert_same(runner(feed), run(model, feed))
