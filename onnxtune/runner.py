@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -18,6 +18,7 @@ from onnxtune.columns import sizes_after_rows
 from onnxtune.errors import ArgumentError, DataError, ProviderError
 from onnxtune.model import ModelLike
 from onnxtune.pieces import forecast, run_filled, run_pieces
+from onnxtune.runtime import ValueType
 from onnxtune.stages import (
     Stage,
     Values,
@@ -51,8 +52,8 @@ class Runner:
         chunk: rows that are run at once: a number, None for all, or "auto" for as many as
             fit into memory by forecast. Where memory runs out, halves of that. A model whose
             rows depend on each other needs None.
-        cuda_graph: batch sizes whose runs are captured as CUDA graphs, True for (1,). Smaller
-            batches of arrays are filled up to one of them, larger ones run without. Only
+        cuda_graph: a batch size or several whose runs are captured as CUDA graphs, True for 1.
+            Smaller batches of arrays are filled up to one of them, larger ones run without. Only
             CUDA has them: "auto" on a CPU goes without.
         tf32: let products on CUDA round their factors to 10 bits: faster, and wrong for rows
             near a threshold of trees behind them.
@@ -79,9 +80,9 @@ class Runner:
         model: ModelLike,
         provider: str = "auto",
         *,
-        outputs: Sequence[str] | None = None,
+        outputs: Sequence[str] | str | None = None,
         chunk: int | Literal["auto"] | None = "auto",
-        cuda_graph: Sequence[int] | bool = False,
+        cuda_graph: Sequence[int] | int = False,
         tf32: bool = False,
         threads: int | None = None,
         sample: Any = None,
@@ -89,8 +90,6 @@ class Runner:
         if provider != "auto" and provider not in runtime.PROVIDERS:
             known = ", ".join(("auto", *runtime.PROVIDERS))
             raise ArgumentError(f"Provider '{provider}' is none of {known}.")
-        if threads is not None and threads < 1:
-            raise ArgumentError(f"The number of threads is at least 1, not {threads}.")
         self._lock = threading.Condition()
         self._forecasting = threading.Lock()
         self._running = 0
@@ -101,16 +100,22 @@ class Runner:
         self._graph_sizes = _graph_sizes(cuda_graph)
         if self._graph_sizes and provider not in ("auto", "cuda"):
             raise ArgumentError(f"CUDA graphs are of the provider 'cuda', not of '{provider}'.")
-        self._threads, self._tf32 = threads, tf32
+        self._threads = None if threads is None else _whole("threads", threads)
+        self._tf32 = tf32
         parts = links(model, sample)
         self.provider, self._chain = self._load(parts, provider)
         self.inputs = chain_inputs(self._chain)
-        self.outputs = chain_outputs(self._chain, outputs)
+        self.outputs = chain_outputs(
+            self._chain, [outputs] if isinstance(outputs, str) else outputs
+        )
         self._fixed = runtime.fixed_sizes(self.inputs)
+        sizes = set(self._fixed.values())
+        whole = len(self._fixed) == len(self.inputs) and len(sizes) == 1
+        self._batch = sizes.pop() if whole else 0  # that all inputs fix
         # What needs no look at every value, as strings do.
         one = len(self.inputs) == 1 and self.inputs[0].kind.startswith("tensor")
         self._plain = one and not self.inputs[0].is_string
-        self._feed_names = {value.name for value in self.inputs}
+        self._feed_names = [value.name for value in self.inputs]
 
     def _load(self, parts: Sequence[Any], provider: str) -> tuple[str, list[Stage]]:
         if provider != "auto":
@@ -164,9 +169,8 @@ class Runner:
         with self._open():
             feed = self._feed(X)
             rows = rows_of(feed, self._fixed)
-            size = max(self._fixed.values(), default=0)
-            if size and len(self._fixed) == len(self.inputs) and rows != size and rows:
-                return run_filled(feed, self.outputs, size, self._run_once)
+            if self._batch and rows and rows != self._batch:
+                return run_filled(feed, self.outputs, self._batch, self._run_once)
             limit = self._limit(rows)
             return run_pieces(self._chain, feed, self.outputs, limit, self._fixed)
 
@@ -198,8 +202,25 @@ class Runner:
             return {self.inputs[0].name: X}
         if bindings.is_tensor(X) and len(self.inputs) == 1:
             X = {self.inputs[0].name: X}
-        if not isinstance(X, Mapping) or not any(map(bindings.is_tensor, X.values())):
-            return dict(tables.load(X, self.inputs, allow_empty=True).feed)
+        if isinstance(X, Mapping) and any(map(bindings.is_tensor, X.values())):
+            feed = self._tensors(X)
+        else:
+            feed = self._arrays(X, self.inputs)
+        rows = {n: len(each) for n, each in feed.items() if self._batch or n not in self._fixed}
+        first = next(iter(rows), "")
+        for name, count in rows.items():
+            if count != rows[first]:
+                raise DataError(
+                    f"the data: input '{first}' has {rows[first]} rows, but '{name}' has {count}."
+                )
+        return feed
+
+    def _arrays(self, X: Any, inputs: Sequence[ValueType]) -> dict[str, Any]:
+        """Arrays by input name; those whose length the model fixes have that one."""
+        return dict(tables.load(X, inputs, allow_empty=True, same_rows=False).feed)
+
+    def _tensors(self, X: Mapping[str, Any]) -> dict[str, Any]:
+        """Tensors as they are, and what is beside them as arrays."""
         missing = [name for name in self._feed_names if name not in X]
         if missing:
             raise DataError(f"Input '{missing[0]}' is missing; there are {', '.join(map(str, X))}.")
@@ -207,7 +228,7 @@ class Runner:
         feed = {name: X[name] for name in self._feed_names}
         if arrays:
             given = {value.name: X[value.name] for value in arrays}
-            feed |= tables.load(given, arrays, allow_empty=True).feed
+            feed |= self._arrays(given, arrays)
         for value in self.inputs:
             if bindings.is_tensor(feed[value.name]):
                 bindings.check_shape(feed[value.name], value)
@@ -262,10 +283,11 @@ class Runner:
         self.close()
 
 
-def _graph_sizes(given: Sequence[int] | bool) -> tuple[int, ...]:
-    if isinstance(given, bool):
-        return (1,) if given else ()
-    return tuple(_whole("cuda_graph", size) for size in given)
+def _graph_sizes(given: Sequence[int] | int) -> tuple[int, ...]:
+    if given is False:
+        return ()
+    sizes = given if isinstance(given, Iterable) else (given,)  # True is 1
+    return tuple(_whole("cuda_graph", size) for size in sizes)
 
 
 def _whole(name: str, value: Any) -> int:

@@ -117,7 +117,7 @@ class Stage:
             if tensors and self._numbers:
                 found = bindings.run(self.session, feed, self.outputs, self.provider, options)
                 return dict(zip(self.outputs, found, strict=True))
-            arrays = {name: bindings.to_array(each) for name, each in feed.items()}
+            arrays = {v.name: bindings.to_array(feed[v.name], v) for v in self.inputs}
             made = self.session.run(list(self.outputs), arrays, options)
         except MemoryError:
             raise
