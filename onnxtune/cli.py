@@ -237,8 +237,11 @@ def _bench(options: argparse.Namespace) -> int:
     from onnxtune.model import check_output, write
 
     if options.compare:
-        if options.models:
-            raise ArgumentError("--compare reads two files of figures; leave the models out.")
+        if options.models or options.output or options.plot:
+            raise ArgumentError(
+                "--compare reads two files of figures and times nothing; leave the models, "
+                "--output and --plot out."
+            )
         old, new = options.compare
         found = compare(old, new, options.tolerance)
         _say(options, found.text(), found)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import operator
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import numpy as np
 
 from onnxtune import bindings, runtime
 from onnxtune import data as tables
+from onnxtune.argument_checks import check_whole
 from onnxtune.columns import sizes_after_rows
 from onnxtune.errors import ArgumentError, DataError, ProviderError
 from onnxtune.model import ModelLike
@@ -95,13 +95,17 @@ class Runner:
         self._running = 0
         self._closed = False
         self.reason: str | None = None
-        self.chunk: int | None = None if chunk in (None, "auto") else _whole("chunk", chunk)
+        if threads is not None:
+            check_whole(threads=threads)
+        self.chunk: int | None = None
+        if chunk is not None and chunk != "auto":
+            check_whole(chunk=chunk)
+            self.chunk = int(chunk)
         self._forecast_due = chunk == "auto"
         self._graph_sizes = _graph_sizes(cuda_graph)
         if self._graph_sizes and provider not in ("auto", "cuda"):
             raise ArgumentError(f"CUDA graphs are of the provider 'cuda', not of '{provider}'.")
-        self._threads = None if threads is None else _whole("threads", threads)
-        self._tf32 = tf32
+        self._threads, self._tf32 = threads, tf32
         parts = links(model, sample)
         self.provider, self._chain = self._load(parts, provider)
         self.inputs = chain_inputs(self._chain)
@@ -206,13 +210,7 @@ class Runner:
             feed = self._tensors(X)
         else:
             feed = self._arrays(X, self.inputs)
-        rows = {n: len(each) for n, each in feed.items() if self._batch or n not in self._fixed}
-        first = next(iter(rows), "")
-        for name, count in rows.items():
-            if count != rows[first]:
-                raise DataError(
-                    f"the data: input '{first}' has {rows[first]} rows, but '{name}' has {count}."
-                )
+        tables.common_rows(feed, "the data", () if self._batch else self._fixed)
         return feed
 
     def _arrays(self, X: Any, inputs: Sequence[ValueType]) -> dict[str, Any]:
@@ -287,14 +285,6 @@ def _graph_sizes(given: Sequence[int] | int) -> tuple[int, ...]:
     if given is False:
         return ()
     sizes = given if isinstance(given, Iterable) else (given,)  # True is 1
-    return tuple(_whole("cuda_graph", size) for size in sizes)
-
-
-def _whole(name: str, value: Any) -> int:
-    try:
-        found = operator.index(value)
-    except TypeError:
-        found = 0
-    if found < 1:
-        raise ArgumentError(f"{name} takes whole numbers from 1, not {value!r}.")
-    return found
+    for size in sizes:
+        check_whole(cuda_graph=size)
+    return tuple(map(int, sizes))

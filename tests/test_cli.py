@@ -474,6 +474,7 @@ def test_bench_compares_two_files(folder: Path, onnxtune_: Onnxtune) -> None:
     assert wide.status == 0
     assert refused(onnxtune_("bench", "--compare", "old.json", "missing.json"))
     assert refused(onnxtune_("bench", "forest.onnx", "--compare", "old.json", "new.json"))
+    assert refused(onnxtune_("bench", "--compare", "old.json", "old.json", "--output", "x.json"))
     assert refused(onnxtune_("bench"))
 
 
@@ -943,7 +944,7 @@ BAD_OPTIONS = {
     f"{BENCH} --target y": "--data",
     "convert forest.onnx --target y": "--data",
     f"{BENCH} --threads 0": "threads",
-    "bench forest.onnx --batch-sizes 0": "[0]",
+    "bench forest.onnx --batch-sizes 0": "batch_sizes must be a whole number",
     "bench forest.onnx --batch-sizes": "--batch-sizes",
     "bench forest.onnx --providers": "--providers",
     f"{BENCH} --plot new.txt --output new.json": "new.txt",
