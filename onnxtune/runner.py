@@ -147,7 +147,7 @@ class Runner:
                 counts = ", ".join(f"{count} x {name}" for name, count in elsewhere.items())
                 _log.warning(
                     "%s: %s has no kernel for some nodes, which run on the CPU between copies: %s. "
-                    "The hard form has standard operators only.",
+                    "`onnxtune split` makes a model without such nodes, and others for the CPU.",
                     part.model.origin,
                     place,
                     counts,
