@@ -236,6 +236,12 @@ def test_convert(name: str, form: str, folder: Path, onnxtune_: Onnxtune) -> Non
             np.testing.assert_allclose(found[key], value, rtol=1e-5, atol=1e-5)
 
 
+def test_convert_tells_the_form_that_a_file_stays_in(folder: Path, onnxtune_: Onnxtune) -> None:
+    onnxtune_("convert", "forest.onnx", "--form", "soft", "-o", "soft.onnx")
+    ran = onnxtune_("convert", "soft.onnx", "--form", "hard", "-o", "again.onnx")
+    assert "again.onnx: soft form" in ran.out
+
+
 def test_convert_takes_an_output_a_temperature_and_data(folder: Path, onnxtune_: Onnxtune) -> None:
     arguments = ("convert", "boosting.onnx", "--data", "rows.npz")
     narrow = onnxtune_(*arguments, "-o", "narrow.onnx", "--temperature", "1e-6")
