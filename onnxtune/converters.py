@@ -11,7 +11,7 @@ import numpy as np
 from onnx import TensorProto
 from skl2onnx import update_registered_converter
 from skl2onnx._parse import parse_sklearn, sklearn_parsers_map
-from skl2onnx.common.data_types import FloatTensorType
+from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 from skl2onnx.operator_converters.grid_search_cv import convert_sklearn_grid_search_cv
 from skl2onnx.operator_converters.k_bins_discretiser import convert_sklearn_k_bins_discretiser
 from skl2onnx.operator_converters.random_forest import (
@@ -154,7 +154,7 @@ def _convert_scaler(kind: int, scope: Any, operator: Any, container: Any) -> Non
     parts = []
     for given in operator.inputs:
         parts.append(given.full_name)
-        if kind != TensorProto.FLOAT or not isinstance(given.type, FloatTensorType):
+        if not isinstance(given.type, _TENSORS[kind]):
             parts[-1] = scope.get_unique_variable_name("number")
             _node(scope, container, "Cast", [given.full_name], parts[-1], to=kind)
     value = parts[0]
@@ -273,4 +273,8 @@ _REPLACED: dict[type, Converter] = {
     ),
 }
 _SCALERS = (StandardScaler, MinMaxScaler, RobustScaler, MaxAbsScaler)
+_TENSORS: dict[int, type] = {
+    TensorProto.FLOAT: FloatTensorType,
+    TensorProto.DOUBLE: DoubleTensorType,
+}
 DIGITS: dict[Digits, int] = {"float64": TensorProto.DOUBLE, "float32": TensorProto.FLOAT}

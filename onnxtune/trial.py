@@ -40,11 +40,14 @@ def threads_for(
     split, module = parts[0], problem.original
     first = split.table.take(np.arange(min(split.table.rows, settings.batch_size)))
     target = split.target[: first.rows]
-    rows = core_rows(module, first, target, ["hard"], trained)
+    rows = core_rows(module, first, target, ["hard", "straight-through"], trained)
 
     def step() -> None:
         module.zero_grad()
-        row_losses(module, {}, rows, settings, "hard").mean().backward()  # type: ignore[no-untyped-call]
+        mean = row_losses(module, {}, rows, settings, "hard").mean()
+        if not mean.requires_grad:  # places of nearest neighbours, say: only shares have gradients
+            mean = row_losses(module, {}, rows, settings, "straight-through").mean()
+        mean.backward()  # type: ignore[no-untyped-call]
 
     steps = len(parts) * settings.epochs * -(-split.table.rows // settings.batch_size)
     try:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pipelines import data_of, exported
+from sklearn.neighbors import KNeighborsClassifier
 
 from onnxtune import threads
 from onnxtune.errors import ArgumentError
@@ -113,6 +114,13 @@ def test_a_trial_where_thresholds_alone_are_trained() -> None:
     result = tune(exported("boosting of three"), *train, valid=valid, epochs=1,
                   freeze=["*/leaf_values", "*/base_values"])  # fmt: skip
     assert result.report["threads"] == 1
+
+
+def test_a_trial_where_steps_alone_have_gradients() -> None:
+    """Votes of nearest neighbours have gradients through their shares, and none through places."""
+    (X, y), valid, _ = data_of("logistic")
+    neighbours = KNeighborsClassifier(3).fit(X[::2], y[::2])
+    assert tune(neighbours, X[1::2], y[1::2], valid=valid, epochs=1).report["threads"] == 1
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "many", None])
