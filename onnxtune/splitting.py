@@ -192,11 +192,14 @@ def cut(whole: onnx.ModelProto, placement: Placement) -> SplitModel:
         mark_part(found, side, final)
         return found
 
-    gpu = model("gpu", entering, through)
+    # Columns that the model was fitted on and does not use are fed to it all the same.
+    unread = [value for value in fed if not any(value in values for values in read.values())]
+    gpu = model("gpu", entering if nodes["cpu"] else [*entering, *unread], through)
     cpu = None
     if nodes["cpu"]:
         alone = [value for value in entering if value not in together]
-        cpu = model("cpu", [value for value in fed if value in read["cpu"]], [*alone, *through])
+        taken = [value for value in fed if value in read["cpu"] or value in unread]
+        cpu = model("cpu", taken, [*alone, *through])
         if joined is not None:
             joined.send(cpu, whole.graph.input)
             joined.receive(gpu)
