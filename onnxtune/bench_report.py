@@ -133,8 +133,8 @@ class BenchReport:
         body = [[line[name] for name in headers] for line in lines]
         grid = output.table(headers, body, "".join("lr"[h not in _TEXTS] for h in headers))
         env = self.environment
-        compared = any(row.ratio is not None for row in self.rows)
-        ratio = f"ratio: time over that of {self.rows[0].model}; " if compared else ""
+        first = self.rows[0].model
+        ratio = f"ratio: time over that of {first}; " if "ratio" in headers else ""
         threads = "its own choice" if env["threads"] is None else env["threads"]
         sizes = ", ".join(f"{name} {file['bytes']:,}" for name, file in env["models"].items())
         told = [placed.text() for placed in self.placements]

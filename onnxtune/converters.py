@@ -11,7 +11,7 @@ import numpy as np
 from onnx import TensorProto
 from skl2onnx import update_registered_converter
 from skl2onnx._parse import parse_sklearn, sklearn_parsers_map
-from skl2onnx.common.data_types import FloatTensorType
+from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 from skl2onnx.operator_converters.grid_search_cv import convert_sklearn_grid_search_cv
 from skl2onnx.operator_converters.k_bins_discretiser import convert_sklearn_k_bins_discretiser
 from skl2onnx.operator_converters.random_forest import (
@@ -30,6 +30,7 @@ from sklearn.ensemble import (
     VotingClassifier,
 )
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
     KBinsDiscretizer,
@@ -39,6 +40,7 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
+from onnxtune import pipeline_steps
 from onnxtune.errors import UnsupportedError
 from onnxtune.members import members
 from onnxtune.tree_container import TreeContainer
@@ -58,7 +60,8 @@ _INVERSES: dict[Any, tuple[tuple[str, float | None], ...]] = {
 
 
 def register(estimator: Any) -> None:
-    """Make skl2onnx know searches other than GridSearchCV, and transformed targets."""
+    """Make skl2onnx know searches other than GridSearchCV, transformed targets and idle steps."""
+    pipeline_steps.register()
     for member in members(estimator):
         kind = type(member)
         if hasattr(member, "best_estimator_") and kind not in sklearn_parsers_map:
@@ -154,7 +157,7 @@ def _convert_scaler(kind: int, scope: Any, operator: Any, container: Any) -> Non
     parts = []
     for given in operator.inputs:
         parts.append(given.full_name)
-        if kind != TensorProto.FLOAT or not isinstance(given.type, FloatTensorType):
+        if not isinstance(given.type, _TENSORS[kind]):
             parts[-1] = scope.get_unique_variable_name("number")
             _node(scope, container, "Cast", [given.full_name], parts[-1], to=kind)
     value = parts[0]
@@ -271,6 +274,11 @@ _REPLACED: dict[type, Converter] = {
     KBinsDiscretizer: _with(
         {"encode": ("onehot", "onehot-dense")}, convert_sklearn_k_bins_discretiser
     ),
+    Pipeline: pipeline_steps.convert_pipeline,
 }
 _SCALERS = (StandardScaler, MinMaxScaler, RobustScaler, MaxAbsScaler)
+_TENSORS: dict[int, type] = {
+    TensorProto.FLOAT: FloatTensorType,
+    TensorProto.DOUBLE: DoubleTensorType,
+}
 DIGITS: dict[Digits, int] = {"float64": TensorProto.DOUBLE, "float32": TensorProto.FLOAT}

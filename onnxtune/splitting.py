@@ -16,13 +16,11 @@ from onnxtune.graph_parts import part
 from onnxtune.joined_columns import join
 from onnxtune.model import ModelLike, check_output, load, write
 from onnxtune.output import table
+from onnxtune.part_marks import mark_part
 from onnxtune.placement import Placement, Side
 from onnxtune.runtime import input_types, run
 from onnxtune.subgraphs import reads
 from rewrites.core.rewrite import TreeForm
-
-# The metadata entry that says which part of a model a file is.
-PART_KEY = "onnxtune.part"
 
 
 @dataclass(frozen=True)
@@ -176,6 +174,7 @@ def cut(whole: onnx.ModelProto, placement: Placement) -> SplitModel:
     for node in whole.graph.node:
         nodes[placement.sides[node.name]].append(node)
     made = {side: {out for node in taken for out in node.output} for side, taken in nodes.items()}
+    made["gpu"] |= held.intersection(final)  # outputs that are the same in every call
     read = {
         side: list(dict.fromkeys(v for node in taken for v in reads(node) if v not in held))
         for side, taken in nodes.items()
@@ -194,7 +193,7 @@ def cut(whole: onnx.ModelProto, placement: Placement) -> SplitModel:
         given = [value for value in dict.fromkeys(outputs) if value in made[side]]
         found = part(whole, nodes[side], inputs, given, placement.type_of)
         found.metadata_props.extend(whole.metadata_props)
-        found.metadata_props.add(key=PART_KEY, value=side)
+        mark_part(found, side, final)
         return found
 
     gpu = model("gpu", entering if nodes["cpu"] else [*entering, *unread], through)

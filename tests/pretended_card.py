@@ -22,6 +22,10 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 # of tensors on "cuda".
 if torch._C._get_privateuse1_backend_name() == "privateuseone":
     _setup_privateuseone_for_python_backend("card")
+    # What torch asks of every device that there is; nothing random is drawn on this one.
+    module = torch.get_device_module("card")
+    module.get_rng_state = lambda device=None: torch.empty(0, dtype=torch.uint8)
+    module.set_rng_state = lambda state, device=None: None
 DEVICE = torch.device("card", 0)
 
 # Operations that take tensors of both devices; the first argument decides for an index.

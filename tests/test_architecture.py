@@ -220,6 +220,7 @@ def test_errors() -> None:
 # What Python itself asks for: attributes that are not there, values of a wrong type, no memory.
 OTHER_ERRORS = {
     ("onnxtune", "AttributeError"),
+    ("onnxtune.sklearn", "AttributeError"),
     ("onnxtune.__main__", "SystemExit"),
     ("onnxtune.tune_options", "argparse.ArgumentTypeError"),
     ("onnxtune.stages", "MemoryError"),

@@ -120,9 +120,15 @@ def test_killed_and_resumed_comes_to_the_same_bits(tmp_path: Path) -> None:
         assert {path.suffix for path in kept.iterdir()} == {".json", ".safetensors"}
 
 
+SLOW = ("steps", "folds")
+
+
+def _marked(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow if name in SLOW else pytest.mark.exhaustive)
+
+
 @needs_kill
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [_marked(name) for name in RUNS])
 def test_killed_twenty_times(name: str, tmp_path: Path) -> None:
     rng = random.Random(name)
     kills: list[dict[str, Any]] = [

@@ -1,7 +1,8 @@
 """scikit-learn's own checks of an estimator, on the tuned ones, with the default recipe.
 
 Every check passes, but for those listed below with what a reader can check. Two wrapped
-estimators are checked by default, the others with `pytest -m slow`.
+estimators are checked by default, three more with `pytest -m slow`, and nine with
+`pytest -m exhaustive`.
 """
 
 from __future__ import annotations
@@ -56,15 +57,21 @@ QUICK = [
 MORE = [
     (TunedRegressor(Ridge()), MULTI),
     (
+        TunedClassifier(RandomForestClassifier(10, max_depth=4)),
+        MISSING | weights(_DRAWN, "dense", "sparse"),
+    ),
+    (
+        TunedTransformer(PCA(1)),
+        weights("PCA takes no weights: fit says so in a log", "dense", "sparse"),
+    ),
+]
+REST = [
+    (
         TunedClassifier(make_pipeline(StandardScaler(), LogisticRegression())),
         weights("a Pipeline hands weights to its last step alone: the scaler has none", "dense"),
     ),
     # The check would set this least weight itself, were the tree not inside.
     (TunedClassifier(DecisionTreeClassifier(max_depth=4, min_weight_fraction_leaf=0.01)), LABELS),
-    (
-        TunedClassifier(RandomForestClassifier(10, max_depth=4)),
-        MISSING | weights(_DRAWN, "dense", "sparse"),
-    ),
     (TunedClassifier(GaussianNB()), {}),
     (TunedClassifier(RidgeClassifier()), {}),
     (TunedClassifier(LGBMClassifier(n_estimators=10, verbose=-1)), {}),
@@ -74,10 +81,6 @@ MORE = [
         MULTI | MISSING | weights(_DRAWN, "dense", "sparse"),
     ),
     (TunedRegressor(HistGradientBoostingRegressor(max_iter=10)), {}),
-    (
-        TunedTransformer(PCA(1)),
-        weights("PCA takes no weights: fit says so in a log", "dense", "sparse"),
-    ),
     (TunedTransformer(MinMaxScaler()), {}),
 ]
 
@@ -97,4 +100,11 @@ def test_checks(estimator: Any, check: Any) -> None:
 @pytest.mark.filterwarnings("ignore")
 @parametrize_with_checks([kind for kind, _ in MORE], expected_failed_checks=expected(MORE))
 def test_more_checks(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.filterwarnings("ignore")
+@parametrize_with_checks([kind for kind, _ in REST], expected_failed_checks=expected(REST))
+def test_all_checks(estimator: Any, check: Any) -> None:
     check(estimator)

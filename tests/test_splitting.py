@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 
 import onnxtune
@@ -274,3 +275,49 @@ def test_codes_of_words_go_as_floats() -> None:
         cut = onnxtune.split(model)
         assert len(cut.between) == between
         assert_same(cut.run(feed), run(model, feed))
+
+
+UNMADE = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 2] x, string[N] word) => (float[N, 2] y, float[2] edges, string[N] word, string[N] same)
+<float[2] edges = {1.0, 2.0}> {
+    y = Exp (x)
+    same = Identity (word)
+}"""
+
+
+def test_outputs_that_no_node_makes() -> None:
+    model, cut = parsed(UNMADE), onnxtune.split(parsed(UNMADE))
+    feed = {
+        "x": np.ones((3, 2), np.float32),
+        "word": np.array(["a", "b", "c"], object),
+    }
+    assert_same(cut.run(feed), run(model, feed))
+    with onnxtune.Runner(cut, "cpu") as runner:
+        assert_same(runner(feed), run(model, feed))
+
+
+@pytest.mark.parametrize("words", [True, False])
+def test_inputs_that_nothing_reads_are_taken(words: bool) -> None:
+    used = 'code = ai.onnx.ml.LabelEncoder <keys_strings = ["a"], values_floats = [1.0]> (word)'
+    model = parsed(
+        f"""<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]>
+        g (float[N, 1] x, float[N, 1] spare, string[N, 1] word, string[N, 1] city)
+            => (float[N, 1] y) {{
+            {used if words else "code = Identity (x)"}
+            z = Exp (x)
+            y = Add (z, code)
+        }}"""
+    )
+    cut = onnxtune.split(model)
+    assert ("cpu" in cut.parts) is words
+    feed = {
+        "x": np.ones((2, 1), np.float32),
+        "spare": np.zeros((2, 1), np.float32),
+        "word": np.array([["a"], ["b"]], object),
+        "city": np.array([["c"], ["d"]], object),
+    }
+    frame = pd.DataFrame({name: column[:, 0] for name, column in feed.items()})
+    for chain in (cut, list(cut.parts.values())):
+        with onnxtune.Runner(chain, "cpu") as runner:
+            assert_same(runner(frame), run(model, feed))
+            assert_same(runner(feed), run(model, feed))

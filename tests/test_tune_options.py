@@ -63,7 +63,7 @@ def test_every_argument_is_an_option() -> None:
     assert set(PASSED) == arguments - set(OTHERWISE) - {"valid", "test"}
     # The rest says what becomes of the result.
     rest = set(offered) - {OTHERWISE.get(name, name) for name in arguments}
-    assert rest == {"output", "form", "history", "plot"}
+    assert rest == {"output", "form", "provider", "history", "plot"}
 
 
 def test_defaults_are_those_of_the_function() -> None:
