@@ -1,4 +1,4 @@
-"""Encoders that hold a number for each category of each column."""
+"""Steps that put numbers in the place of categories: target encoders."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from onnxtune.sklearn.steps.step import Part, Step, put
 
 
 def _write(step: Any, part: Part) -> None:
-    columns = range(len(step.encodings_))  # of several classes each has one for each of these
+    count = len(step.encodings_)
     step.encodings_ = [
-        put(step.encodings_[number], part.change("LabelEncoder", "values_floats", number))
-        for number in columns
+        put(own, part.change("LabelEncoder", "values_floats", column))
+        for column, own in enumerate(step.encodings_)
     ]
-    # The mean of the target, which stands for unknown categories of all columns.
-    if len(step.encodings_) == 1:
-        mean = put(step.target_mean_, part.change("LabelEncoder", "default_float"))
-        step.target_mean_ = float(mean) if np.ndim(mean) == 0 else mean
+    defaults = [part.change("LabelEncoder", "default_float", column) for column in range(count)]
+    # One mean stands for what is unknown in every column.
+    known = [change for change in defaults if change is not None]
+    if len(known) == count and len({float(change.after[0]) for change in known}) == 1:
+        step.target_mean_ = np.float64(put(step.target_mean_, known[0]))
 
 
 STEPS = (Step("sklearn", ("TargetEncoder",), _write),)
