@@ -175,15 +175,17 @@ def test_pipelines_that_fill_in_take_missing_numbers() -> None:
     assert np.isfinite(later.predict_proba(holes)).all()
 
 
-def test_pipelines_that_hand_missing_numbers_on_refuse_them() -> None:
+def test_missing_numbers_are_refused_where_the_estimator_or_its_export_cannot() -> None:
     holes = np.where(X > 1, np.nan, X)
     scaled = make_pipeline(StandardScaler(), LogisticRegression())  # a scaler takes them
     with pytest.raises(ValueError, match="NaN"):
         TunedClassifier(scaled, **QUICK).fit(holes, Y)
-    found = TunedClassifier(scaled, **QUICK).fit(X, Y)
-    for rows in (holes, pd.DataFrame(holes)):
-        with pytest.raises(ValueError, match="NaN"):
-            found.predict(rows)
+    # And so do forests, whose export sends them elsewhere than scikit-learn.
+    for own in (scaled, RandomForestClassifier(5, max_depth=4)):
+        found = TunedClassifier(own, **QUICK).fit(X, Y)
+        for rows in (holes, pd.DataFrame(holes)):
+            with pytest.raises(ValueError, match="NaN"):
+                found.predict(rows)
 
 
 # Back into the pipeline

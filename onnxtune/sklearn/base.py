@@ -155,7 +155,7 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
             | arguments
         )
         found = self._found(rows, classes, asked)
-        if self._takes.missing and not get_tags(self).input_tags.allow_nan:
+        if self._takes.missing and not self._is_file():
             missing = answers_missing(found.estimator, self._untuned(found), rows.X)
             self._takes = replace(self._takes, missing=missing)
         self._take(found)

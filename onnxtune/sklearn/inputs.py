@@ -62,7 +62,7 @@ def answers_missing(estimator: Any, model: onnx.ModelProto, X: Any) -> bool:
 
     frame = to_frame(X)
     if frame is None and not isinstance(X, np.ndarray):
-        return False
+        return _takes_missing(estimator)
     table = pd.DataFrame(X) if frame is None else frame
     names = table.select_dtypes("number").columns
     if table[names].isna().any(axis=None):
