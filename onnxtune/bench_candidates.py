@@ -192,12 +192,19 @@ def _nvforest(estimator: Any, provider: str, sample: Any) -> Callable[[Any], obj
 
 
 def named(estimators: Any) -> Mapping[str, Any]:
-    """Estimators by name; one alone is called like its class."""
+    """Estimators by name; one alone is called like its class.
+
+    Raises:
+        ArgumentError: one of them is something else.
+    """
     if estimators is None:
         return {}
-    if isinstance(estimators, Mapping):
-        return {str(name): one for name, one in estimators.items()}
-    return {type(estimators).__name__: estimators}
+    many = isinstance(estimators, Mapping)
+    found = estimators if many else {type(estimators).__name__: estimators}
+    for one in found.values():
+        if not is_estimator(one):
+            raise ArgumentError(f"native takes fitted estimators, not {type(one).__name__}.")
+    return {str(name): one for name, one in found.items()}
 
 
 def read_estimator(path: str) -> Any:
@@ -211,7 +218,7 @@ def read_estimator(path: str) -> Any:
     try:
         found = joblib.load(path)
     except Exception as error:  # whatever unpickling raises
-        words = " ".join(str(error).split())
+        words = " ".join(f"{type(error).__name__} {error}".split())
         raise ArgumentError(f"{path}: cannot be loaded ({words}).") from None
     if not is_estimator(found):
         raise ArgumentError(f"{path}: holds no estimator, but a {type(found).__name__}.")

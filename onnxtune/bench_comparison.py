@@ -105,7 +105,7 @@ def compare(
         _cell(key, before["rows"].get(key), after["rows"].get(key), tolerance)
         for key in dict.fromkeys([*before["rows"], *after["rows"]])
     ]
-    if all(cell.verdict in ("new", "gone") for cell in found):
+    if not any(cell.ratio or cell.verdict == "lost" for cell in found):
         raise DataError(f"{old} and {new} have no model, provider and batch size in common.")
     environments = before["environment"], after["environment"]
     differences = {

@@ -89,8 +89,9 @@ class Group:
             self._models[name] = model
             self._grown[name] = max(memory.resident() - held, 0)
             self._device_grown[name] = max((free or 0) - (self._free() or 0), 0)
+            chunk = None if _fixed_rows(model) else self._chunk
             for way in self._transfers:
-                calls = session_calls(session, self._provider, way, self._chunk)
+                calls = session_calls(session, self._provider, way, chunk)
                 self._candidates[name, way] = Candidate(name, self._provider, way, calls, load_s)
 
     def give_up(self, reason: str) -> None:

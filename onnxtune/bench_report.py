@@ -133,8 +133,8 @@ class BenchReport:
         body = [[line[name] for name in headers] for line in lines]
         grid = output.table(headers, body, "".join("lr"[h not in _TEXTS] for h in headers))
         env = self.environment
-        first, *others = env["models"]
-        ratio = f"ratio: time over that of {first}; " if others else ""
+        first = self.rows[0].model
+        ratio = f"ratio: time over that of {first}; " if "ratio" in headers else ""
         threads = "its own choice" if env["threads"] is None else env["threads"]
         sizes = ", ".join(f"{name} {file['bytes']:,}" for name, file in env["models"].items())
         told = [placed.text() for placed in self.placements]

@@ -7,7 +7,6 @@ turns.
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import onnx
 
 from onnxtune import machine, runtime
+from onnxtune.argument_checks import check_whole
 from onnxtune.bench_candidates import Feed, named
 from onnxtune.bench_group import Group, Judge
 from onnxtune.bench_report import BenchReport, Placed, Timing
@@ -91,9 +91,9 @@ def bench(
     sizes = _checked_sizes(batch_sizes)
     shapes = _checked("form", forms, FORMS)
     ways = [way == "with" for way in _checked("way of transfers", transfers, TRANSFERS)]
-    for count, value in (("threads", threads), ("repeats", repeats), ("chunk", chunk)):
-        if value is not None and value < 1:
-            raise ArgumentError(f"The number of {count} is at least 1, not {value}.")
+    for name, value in (("threads", threads), ("repeats", repeats), ("chunk", chunk)):
+        if value is not None:
+            check_whole(**{name: value})
     if not 0 < seconds < float("inf"):
         raise ArgumentError(f"The seconds for each model are more than 0, not {seconds}.")
     loaded, estimators = _load(models, data if sample is None else sample)
@@ -145,13 +145,9 @@ def _checked_sizes(sizes: Sequence[int] | int) -> list[int]:
     given = list(sizes) if isinstance(sizes, Iterable) else [sizes]
     if not given:
         raise ArgumentError("There is no batch size; give at least one, such as 1000.")
-    try:
-        checked = [operator.index(size) for size in given]
-    except TypeError:
-        checked = [0]
-    if min(checked) < 1:
-        raise ArgumentError(f"Batch sizes are whole numbers from 1, not {given}.")
-    return list(dict.fromkeys(checked))
+    for size in given:
+        check_whole(batch_sizes=size)
+    return list(dict.fromkeys(map(int, given)))
 
 
 def _checked(what: str, given: Sequence[str] | str, known: Iterable[str]) -> list[str]:
@@ -214,12 +210,11 @@ def _feeds(models: Mapping[str, Model], data: Any, rows: int, seed: int) -> dict
     feeds = {}
     for name, model in models.items():
         inputs = tuple(runtime.input_types(model.proto))
-        if inputs not in made:
-            made[inputs] = (
-                sampling.sample(model.proto, rows, seed)
-                if data is None
-                else tables.load(data, inputs).feed
-            )
+        if inputs not in made and data is None:
+            made[inputs] = sampling.sample(model.proto, rows, seed)
+        elif inputs not in made:
+            made[inputs] = tables.load(data, inputs, same_rows=False).feed
+            tables.common_rows(made[inputs], "the data", runtime.fixed_sizes(inputs))
         feeds[name] = made[inputs]
     return feeds
 
@@ -237,7 +232,7 @@ def _formed(
     target: Literal["cpu", "cuda"] = "cuda" if provider in ("cuda", "tensorrt") else "cpu"
     for name, model in models.items():
         for form in forms:
-            shown = name if list(forms) == ["original"] else f"{name}, {form}"
+            shown = name if form == "original" else f"{name}, {form}"
             made: Model | str = model if form == "original" else ""
             for size in sorted(sizes, reverse=True) if form != "original" else ():
                 try:

@@ -25,9 +25,9 @@ def is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def to_array(value: Any) -> Any:
-    """A torch tensor as an array on the CPU; anything else as it is."""
-    return value.detach().cpu().numpy() if is_tensor(value) else value
+def to_array(value: Any, declared: ValueType) -> Any:
+    """A torch tensor as an array on the CPU, of an input's dtype; anything else as it is."""
+    return to_tensor(value, declared.dtype).cpu().numpy() if is_tensor(value) else value
 
 
 def to_tensor(value: Any, dtype: np.dtype[Any]) -> Tensor:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxtune import output
-from onnxtune.arguments import command_line
+from onnxtune.arguments import parsed
 from onnxtune.errors import ArgumentError, OnnxTuneError
 from onnxtune.tune_options import PASSED
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with contextlib.suppress(AttributeError, ValueError):
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     given = sys.argv[1:] if arguments is None else list(arguments)
-    options = command_line().parse_args(given)
+    options = parsed(given)
     options.command = shlex.join(["onnxtune", *given])
     logging.basicConfig(
         level=logging.INFO if options.debug else logging.WARNING,
@@ -102,6 +102,7 @@ def _inspect(options: argparse.Namespace) -> int:
 def _convert(options: argparse.Namespace) -> int:
     from onnxtune.conversion import convert
     from onnxtune.model import check_output, load, write
+    from onnxtune.saved_form import saved_form
 
     source = load(options.model)
     default = Path(options.model).with_suffix(f".{options.form}.onnx")
@@ -117,20 +118,19 @@ def _convert(options: argparse.Namespace) -> int:
     )
     content = proto.SerializeToString()
     write(target, content)
+    form = saved_form(proto) or options.form
     own = [node for node in proto.graph.node if node.domain not in ("", "ai.onnx")]
     stays = dict(Counter(f"{node.domain}:{node.op_type}" for node in own))
     figures = {
         "model": options.model,
         "output": str(target),
-        "form": options.form,
+        "form": form,
         "nodes": len(proto.graph.node),
         "bytes": len(content),
         "domains": {opset.domain or "ai.onnx": opset.version for opset in proto.opset_import},
         "stays": stays,
     }
-    lines = [
-        f"{target}: {options.form} form, {len(proto.graph.node)} nodes, {len(content):,} bytes"
-    ]
+    lines = [f"{target}: {form} form, {len(proto.graph.node)} nodes, {len(content):,} bytes"]
     if stays:
         counts = ", ".join(f"{count} x {name}" for name, count in stays.items())
         lines.append(f"Without standard form, as they were: {counts}.")
@@ -145,6 +145,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 def _split(options: argparse.Namespace) -> int:
     from onnxtune.model import check_output, load
+    from onnxtune.saved_form import saved_form
     from onnxtune.splitting import split
 
     source = load(options.model)
@@ -157,7 +158,8 @@ def _split(options: argparse.Namespace) -> int:
         trees=options.trees, batch_size=options.batch_size, precision=options.precision,
     )  # fmt: skip
     cut.save(stem, read)
-    _say(options, cut.text(stem), {"model": options.model, "form": options.form, **cut.facts(stem)})
+    form = saved_form(cut.gpu) or options.form
+    _say(options, cut.text(stem), {"model": options.model, "form": form, **cut.facts(stem)})
     return 0
 
 
@@ -237,8 +239,11 @@ def _bench(options: argparse.Namespace) -> int:
     from onnxtune.model import check_output, write
 
     if options.compare:
-        if options.models:
-            raise ArgumentError("--compare reads two files of figures; leave the models out.")
+        if options.models or options.output or options.plot:
+            raise ArgumentError(
+                "--compare reads two files of figures and times nothing; leave the models, "
+                "--output and --plot out."
+            )
         old, new = options.compare
         found = compare(old, new, options.tolerance)
         _say(options, found.text(), found)

@@ -21,7 +21,11 @@ from rewrites.core.rewrite import Array
 # Of a constant that is larger than what it is made of, at most so many bytes.
 _MOST_GROWTH = 1 << 16
 
-_RANDOM = ("RandomNormal", "RandomUniform")
+# Other numbers in every call.
+_RANDOM = frozenset((
+    "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+    "RandomUniformLike",
+))  # fmt: skip
 
 # A dimension that varies from call to call.
 _VARIES = -1

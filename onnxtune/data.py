@@ -6,7 +6,7 @@ A table feeds one [N, F] input by the order of its columns, several inputs by th
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def load(
     elif isinstance(data, Mapping):
         feed, column, beside = _from_mapping(data, inputs, target, named, origin, archive)
         longest = max(map(len, feed.values()))
-        rows = _common_rows(feed, origin) if same_rows else longest
+        rows = common_rows(feed, origin) if same_rows else longest
         _check_rows(rows, origin, allow_empty)
     elif isinstance(target, str):
         raise DataError(
@@ -299,7 +299,8 @@ def _from_array(
     if array.ndim != 2:
         raise DataError(
             f"{origin}: is an array of {array.ndim} dimension{'s' * (array.ndim > 1)}, not 2; "
-            "reshape(-1, 1) makes it one column, reshape(1, -1) one row."
+            "reshape(-1, 1) makes it one column, reshape(1, -1) one row (of a DataFrame, "
+            "X[['a']] and X.iloc[[0]])."
         )
     if len(inputs) == 1:
         check_table_feeds(inputs[0], origin)
@@ -367,11 +368,17 @@ def _check_rows(rows: int, origin: str, allow_empty: bool) -> None:
         raise DataError(f"{origin}: is empty; give at least one row.")
 
 
-def _common_rows(feed: Mapping[str, Array], origin: str) -> int:
-    (first, array), *others = feed.items()
-    for name, other in others:
-        if len(other) != len(array):
+def common_rows(feed: Mapping[str, Array], origin: str, beside: Container[str] = ()) -> int:
+    """The rows of all inputs but those beside the rows; 0 where there are none.
+
+    Raises:
+        DataError: they differ.
+    """
+    rows = {name: len(array) for name, array in feed.items() if name not in beside}
+    first = next(iter(rows), "")
+    for name, length in rows.items():
+        if length != rows[first]:
             raise DataError(
-                f"{origin}: input '{first}' has {len(array)} rows, but '{name}' has {len(other)}."
+                f"{origin}: input '{first}' has {rows[first]} rows, but '{name}' has {length}."
             )
-    return len(array)
+    return rows.get(first, 0)

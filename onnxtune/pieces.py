@@ -114,8 +114,9 @@ def _taken(values: Any, places: np.ndarray[Any, Any]) -> Any:
 
 def _check_rows(values: Values, rows: int) -> None:
     for name, each in values.items():
-        shape = getattr(each, "shape", None)
-        if shape == () or len(each) != rows:
+        # A list has a dictionary for every row (ZipMap), or is a sequence of tensors.
+        listed = isinstance(each, list) and not all(isinstance(entry, dict) for entry in each)
+        if listed or getattr(each, "shape", None) == () or len(each) != rows:
             raise DataError(
                 f"Output '{name}' has not one entry a row, so the batch cannot be run in pieces; "
                 "give fewer rows, or chunk=None."

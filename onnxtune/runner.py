@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import operator
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -14,10 +13,12 @@ import numpy as np
 
 from onnxtune import bindings, runtime
 from onnxtune import data as tables
+from onnxtune.argument_checks import check_whole
 from onnxtune.columns import sizes_after_rows
 from onnxtune.errors import ArgumentError, DataError, ProviderError
 from onnxtune.model import ModelLike
 from onnxtune.pieces import forecast, run_filled, run_pieces
+from onnxtune.runtime import ValueType
 from onnxtune.stages import (
     Stage,
     Values,
@@ -41,17 +42,18 @@ class Runner:
 
     Args:
         model: a model argument; a list of them, chained by the names of their values: each
-            takes what the caller gives or what one before it makes; or what
-            `onnxtune.split` returns, whose GPU part goes to `provider` and the rest to the CPU.
+            takes what the caller gives or what one before it makes; or what `onnxtune.split`
+            returns, or a list of the files that it writes: the GPU part goes to `provider`, the
+            rest to the CPU.
         provider: a key of `onnxtune.runtime.PROVIDERS`, or "auto": CUDA where it starts, else
             the CPU.
-        outputs: names of the values to return; None returns those of a whole model, and of a
-            chain all that none of its models takes.
+        outputs: names of the values to return; None returns those of a whole model, also where it
+            was split, and of another chain all that none of its models takes.
         chunk: rows that are run at once: a number, None for all, or "auto" for as many as
             fit into memory by forecast. Where memory runs out, halves of that. A model whose
             rows depend on each other needs None.
-        cuda_graph: batch sizes whose runs are captured as CUDA graphs, True for (1,). Smaller
-            batches of arrays are filled up to one of them, larger ones run without. Only
+        cuda_graph: a batch size or several whose runs are captured as CUDA graphs, True for 1.
+            Smaller batches of arrays are filled up to one of them, larger ones run without. Only
             CUDA has them: "auto" on a CPU goes without.
         tf32: let products on CUDA round their factors to 10 bits: faster, and wrong for rows
             near a threshold of trees behind them.
@@ -78,9 +80,9 @@ class Runner:
         model: ModelLike,
         provider: str = "auto",
         *,
-        outputs: Sequence[str] | None = None,
+        outputs: Sequence[str] | str | None = None,
         chunk: int | Literal["auto"] | None = "auto",
-        cuda_graph: Sequence[int] | bool = False,
+        cuda_graph: Sequence[int] | int = False,
         tf32: bool = False,
         threads: int | None = None,
         sample: Any = None,
@@ -88,14 +90,17 @@ class Runner:
         if provider != "auto" and provider not in runtime.PROVIDERS:
             known = ", ".join(("auto", *runtime.PROVIDERS))
             raise ArgumentError(f"Provider '{provider}' is none of {known}.")
-        if threads is not None and threads < 1:
-            raise ArgumentError(f"The number of threads is at least 1, not {threads}.")
         self._lock = threading.Condition()
         self._forecasting = threading.Lock()
         self._running = 0
         self._closed = False
         self.reason: str | None = None
-        self.chunk: int | None = None if chunk in (None, "auto") else _whole("chunk", chunk)
+        if threads is not None:
+            check_whole(threads=threads)
+        self.chunk: int | None = None
+        if chunk is not None and chunk != "auto":
+            check_whole(chunk=chunk)
+            self.chunk = int(chunk)
         self._forecast_due = chunk == "auto"
         self._graph_sizes = _graph_sizes(cuda_graph)
         if self._graph_sizes and provider not in ("auto", "cuda"):
@@ -104,14 +109,17 @@ class Runner:
         parts = links(model, sample)
         self.provider, self._chain = self._load(parts, provider)
         self.inputs = chain_inputs(self._chain)
-        if outputs is None and hasattr(model, "gpu"):
-            outputs = model.outputs  # of the whole model, in its order
-        self.outputs = chain_outputs(self._chain, outputs)
+        self.outputs = chain_outputs(
+            self._chain, [outputs] if isinstance(outputs, str) else outputs
+        )
         self._fixed = runtime.fixed_sizes(self.inputs)
+        sizes = set(self._fixed.values())
+        whole = len(self._fixed) == len(self.inputs) and len(sizes) == 1
+        self._batch = sizes.pop() if whole else 0  # that all inputs fix
         # What needs no look at every value, as strings do.
         one = len(self.inputs) == 1 and self.inputs[0].kind.startswith("tensor")
         self._plain = one and not self.inputs[0].is_string
-        self._feed_names = {value.name for value in self.inputs}
+        self._feed_names = [value.name for value in self.inputs]
 
     def _load(self, parts: Sequence[Any], provider: str) -> tuple[str, list[Stage]]:
         if provider != "auto":
@@ -139,7 +147,7 @@ class Runner:
                 counts = ", ".join(f"{count} x {name}" for name, count in elsewhere.items())
                 _log.warning(
                     "%s: %s has no kernel for some nodes, which run on the CPU between copies: %s. "
-                    "The hard form has standard operators only.",
+                    "`onnxtune split` makes a model without such nodes, and others for the CPU.",
                     part.model.origin,
                     place,
                     counts,
@@ -165,9 +173,8 @@ class Runner:
         with self._open():
             feed = self._feed(X)
             rows = rows_of(feed, self._fixed)
-            size = max(self._fixed.values(), default=0)
-            if size and len(self._fixed) == len(self.inputs) and rows != size and rows:
-                return run_filled(feed, self.outputs, size, self._run_once)
+            if self._batch and rows and rows != self._batch:
+                return run_filled(feed, self.outputs, self._batch, self._run_once)
             limit = self._limit(rows)
             return run_pieces(self._chain, feed, self.outputs, limit, self._fixed)
 
@@ -199,8 +206,19 @@ class Runner:
             return {self.inputs[0].name: X}
         if bindings.is_tensor(X) and len(self.inputs) == 1:
             X = {self.inputs[0].name: X}
-        if not isinstance(X, Mapping) or not any(map(bindings.is_tensor, X.values())):
-            return dict(tables.load(X, self.inputs, allow_empty=True).feed)
+        if isinstance(X, Mapping) and any(map(bindings.is_tensor, X.values())):
+            feed = self._tensors(X)
+        else:
+            feed = self._arrays(X, self.inputs)
+        tables.common_rows(feed, "the data", () if self._batch else self._fixed)
+        return feed
+
+    def _arrays(self, X: Any, inputs: Sequence[ValueType]) -> dict[str, Any]:
+        """Arrays by input name; those whose length the model fixes have that one."""
+        return dict(tables.load(X, inputs, allow_empty=True, same_rows=False).feed)
+
+    def _tensors(self, X: Mapping[str, Any]) -> dict[str, Any]:
+        """Tensors as they are, and what is beside them as arrays."""
         missing = [name for name in self._feed_names if name not in X]
         if missing:
             raise DataError(f"Input '{missing[0]}' is missing; there are {', '.join(map(str, X))}.")
@@ -208,7 +226,7 @@ class Runner:
         feed = {name: X[name] for name in self._feed_names}
         if arrays:
             given = {value.name: X[value.name] for value in arrays}
-            feed |= tables.load(given, arrays, allow_empty=True).feed
+            feed |= self._arrays(given, arrays)
         for value in self.inputs:
             if bindings.is_tensor(feed[value.name]):
                 bindings.check_shape(feed[value.name], value)
@@ -263,17 +281,10 @@ class Runner:
         self.close()
 
 
-def _graph_sizes(given: Sequence[int] | bool) -> tuple[int, ...]:
-    if isinstance(given, bool):
-        return (1,) if given else ()
-    return tuple(_whole("cuda_graph", size) for size in given)
-
-
-def _whole(name: str, value: Any) -> int:
-    try:
-        found = operator.index(value)
-    except TypeError:
-        found = 0
-    if found < 1:
-        raise ArgumentError(f"{name} takes whole numbers from 1, not {value!r}.")
-    return found
+def _graph_sizes(given: Sequence[int] | int) -> tuple[int, ...]:
+    if given is False:
+        return ()
+    sizes = given if isinstance(given, Iterable) else (given,)  # True is 1
+    for size in sizes:
+        check_whole(cuda_graph=size)
+    return tuple(map(int, sizes))

@@ -14,12 +14,16 @@ FORM_KEY = "onnxtune.form"
 
 
 def mark(proto: onnx.ModelProto, form: Literal["soft", "hard"]) -> None:
-    """Write the form into a model's metadata."""
-    for entry in proto.metadata_props:
-        if entry.key == FORM_KEY:
-            entry.value = form
-            return
-    proto.metadata_props.add(key=FORM_KEY, value=form)
+    """Write the form into a model's metadata; one that is hard or soft already stays in its own."""
+    if saved_form(proto) is None:
+        facts = {entry.key: entry.value for entry in proto.metadata_props}
+        onnx.helper.set_model_props(proto, facts | {FORM_KEY: form})
+
+
+def saved_form(proto: onnx.ModelProto) -> str | None:
+    """ "hard" or "soft", as the metadata say; None for any other model."""
+    form = next((e.value for e in proto.metadata_props if e.key == FORM_KEY), None)
+    return form if form in ("soft", "hard") else None
 
 
 def check_native(source: Model) -> Model:
@@ -28,8 +32,8 @@ def check_native(source: Model) -> Model:
     Raises:
         UnsupportedError: it is.
     """
-    form = next((e.value for e in source.proto.metadata_props if e.key == FORM_KEY), None)
-    if form not in ("soft", "hard"):
+    form = saved_form(source.proto)
+    if form is None:
         return source
     raise UnsupportedError(
         f"{source.origin}: is the {form} form of a model, as `onnxtune convert` writes it; tune "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +16,11 @@ from onnxtune.graph_parts import part
 from onnxtune.joined_columns import join
 from onnxtune.model import ModelLike, check_output, load, write
 from onnxtune.output import table
+from onnxtune.part_marks import mark_part
 from onnxtune.placement import Placement, Side
 from onnxtune.runtime import input_types, run
 from onnxtune.subgraphs import reads
 from rewrites.core.rewrite import TreeForm
-
-# The metadata entry that says which part of a model a file is.
-PART_KEY = "onnxtune.part"
 
 
 @dataclass(frozen=True)
@@ -175,6 +174,7 @@ def cut(whole: onnx.ModelProto, placement: Placement) -> SplitModel:
     for node in whole.graph.node:
         nodes[placement.sides[node.name]].append(node)
     made = {side: {out for node in taken for out in node.output} for side, taken in nodes.items()}
+    made["gpu"] |= held.intersection(final)  # outputs that are the same in every call
     read = {
         side: list(dict.fromkeys(v for node in taken for v in reads(node) if v not in held))
         for side, taken in nodes.items()
@@ -185,19 +185,23 @@ def cut(whole: onnx.ModelProto, placement: Placement) -> SplitModel:
     if made["cpu"].intersection(entering):
         joined = join(whole, entering, placement.type_of)
     together = set() if joined is None else {value.name for value in joined.values}
+    # What no node reads, such as a dropped column, enters the first part: rows that the whole
+    # model takes are rows for its parts.
+    unread = [value for value in fed if value not in {*final, *chain(*read.values())}]
 
     def model(side: Side, inputs: Sequence[str], outputs: Iterable[str]) -> onnx.ModelProto:
         given = [value for value in dict.fromkeys(outputs) if value in made[side]]
         found = part(whole, nodes[side], inputs, given, placement.type_of)
         found.metadata_props.extend(whole.metadata_props)
-        found.metadata_props.add(key=PART_KEY, value=side)
+        mark_part(found, side, final)
         return found
 
-    gpu = model("gpu", entering, through)
+    gpu = model("gpu", entering if nodes["cpu"] else [*entering, *unread], through)
     cpu = None
     if nodes["cpu"]:
         alone = [value for value in entering if value not in together]
-        cpu = model("cpu", [value for value in fed if value in read["cpu"]], [*alone, *through])
+        own = {*read["cpu"], *unread}
+        cpu = model("cpu", [value for value in fed if value in own], [*alone, *through])
         if joined is not None:
             joined.send(cpu, whole.graph.input)
             joined.receive(gpu)

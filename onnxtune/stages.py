@@ -13,6 +13,7 @@ from onnxtune.captured_graphs import CapturedGraphs
 from onnxtune.columns import sizes_after_rows
 from onnxtune.errors import ArgumentError, DataError
 from onnxtune.model import Model, ModelLike, load
+from onnxtune.part_marks import PartMark, part_mark
 from onnxtune.runtime import ValueType
 
 Values = dict[str, Any]  # name -> numpy array, torch tensor, or list of dictionaries
@@ -20,34 +21,46 @@ Values = dict[str, Any]  # name -> numpy array, torch tensor, or list of diction
 
 @dataclass(frozen=True)
 class Link:
-    """A model of a chain before it is loaded: where it is to run, `provider` None for any."""
+    """A model of a chain before it is loaded.
+
+    Attributes:
+        model: the model.
+        provider: where it is to run; None for where the caller says.
+        inputs: what it is fed.
+        mark: of a part of a split model, what it says of itself.
+    """
 
     model: Model
     provider: str | None
     inputs: tuple[ValueType, ...]
+    mark: PartMark | None = None
 
 
 def links(model: ModelLike, sample: Any = None) -> list[Link]:
     """The models of a chain in their order: one, several, or what `onnxtune.split` makes.
 
-    Of a split model the part for the GPU goes where the caller says, the others to the CPU.
+    Of a split model, or its files, the part for the GPU goes where the caller says, the others to
+    the CPU.
 
     Raises:
         ArgumentError: there is none.
         ModelError: one cannot be read.
     """
-    parts: list[tuple[Any, str | None]]
-    if hasattr(model, "gpu"):
-        parts = [(model.cpu, "cpu"), (model.gpu, None), (model.tail, "cpu")]
-        parts = [(part, provider) for part, provider in parts if part is not None]
-    elif isinstance(model, list | tuple):
-        parts = [(part, None) for part in model]
+    if hasattr(model, "parts") and hasattr(model, "gpu"):  # a SplitModel
+        given = list(model.parts.values())
     else:
-        parts = [(model, None)]
-    if not parts:
+        given = list(model) if isinstance(model, list | tuple) else [model]
+    if not given:
         raise ArgumentError("There is no model to run; give at least one.")
-    loaded = [(load(part, sample), provider) for part, provider in parts]
-    return [Link(one, place, tuple(runtime.input_types(one.proto))) for one, place in loaded]
+    loaded = [load(part, sample) for part in given]
+    marks = [part_mark(one.proto) for one in loaded]
+    whole = any(mark is not None and mark.side == "gpu" for mark in marks)
+    made = []
+    for one, mark in zip(loaded, marks, strict=True):
+        beside = whole and mark is not None and mark.side != "gpu"
+        place = "cpu" if beside else None
+        made.append(Link(one, place, tuple(runtime.input_types(one.proto)), mark))
+    return made
 
 
 class Stage:
@@ -71,6 +84,7 @@ class Stage:
             graph_sizes: batch sizes whose runs are captured as CUDA graphs.
         """
         self.model, self.provider, self.inputs = link.model, provider, link.inputs
+        self.mark = link.mark
         self.session = runtime.session(
             link.model.content,
             provider,
@@ -103,7 +117,7 @@ class Stage:
             if tensors and self._numbers:
                 found = bindings.run(self.session, feed, self.outputs, self.provider, options)
                 return dict(zip(self.outputs, found, strict=True))
-            arrays = {name: bindings.to_array(each) for name, each in feed.items()}
+            arrays = {v.name: bindings.to_array(feed[v.name], v) for v in self.inputs}
             made = self.session.run(list(self.outputs), arrays, options)
         except MemoryError:
             raise
@@ -139,10 +153,16 @@ def chain_inputs(chain: Sequence[Stage]) -> tuple[ValueType, ...]:
 def chain_outputs(chain: Sequence[Stage], wanted: Sequence[str] | None) -> tuple[str, ...]:
     """What a caller gets: the names asked for, else all that no later stage takes.
 
+    Of the parts of a split model those of the whole one, in its order.
+
     Raises:
         ArgumentError: a name that no stage makes.
     """
     made = list(dict.fromkeys(name for stage in chain for name in stage.outputs))
+    marks = [stage.mark for stage in chain if stage.mark is not None]
+    known = {*made, *(value.name for value in chain_inputs(chain))}
+    if wanted is None and len(marks) == len(chain) and known.issuperset(marks[-1].outputs):
+        return marks[-1].outputs
     if wanted is not None:
         for name in wanted:
             if name not in made:

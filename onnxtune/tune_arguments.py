@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from onnxtune.argument_checks import check_positive
 from onnxtune.errors import ArgumentError
 from onnxtune.settings import LEARNING_RATES
 from onnxtune.torch_module import matching
@@ -19,28 +20,6 @@ PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.
 LearningRate = float | Mapping[str, float]
 
 _log = logging.getLogger(__name__)
-
-
-def check_whole(**counts: Any) -> None:
-    """Whole numbers from 1.
-
-    Raises:
-        ArgumentError: one is not.
-    """
-    for name, value in counts.items():
-        if not (isinstance(value, Integral) and int(value) >= 1):
-            raise ArgumentError(f"{name} must be a whole number of at least 1, not {value!r}.")
-
-
-def check_positive(**numbers: Any) -> None:
-    """Numbers above 0, or None.
-
-    Raises:
-        ArgumentError: one is not.
-    """
-    for name, value in numbers.items():
-        if value is not None and not (isinstance(value, Real) and 0 < float(value) < float("inf")):
-            raise ArgumentError(f"{name} must be a positive number, not {value!r}.")
 
 
 def check_choice(what: str, given: Any, allowed: Iterable[str]) -> None:

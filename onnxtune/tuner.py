@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
+from onnxtune.argument_checks import check_positive, check_whole
 from onnxtune.conversion import check_temperature
 from onnxtune.cuda_form import finish
 from onnxtune.data import Table
@@ -31,9 +32,7 @@ from onnxtune.training_loop import step
 from onnxtune.tune_arguments import (
     LearningRate,
     check_choice,
-    check_positive,
     check_rate,
-    check_whole,
     device_of,
     rates,
 )

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from onnxtune.argument_checks import check_positive, check_whole
 from onnxtune.augmentation import Augment, Augmentation
 from onnxtune.candidates import ROUTINGS, Task, TuneRouting
 from onnxtune.checkpoint import data_fingerprint, described, open_checkpoint
@@ -45,10 +46,8 @@ from onnxtune.tune_arguments import (
     check_choice,
     check_noise,
     check_only_numbers,
-    check_positive,
     check_rate,
     check_seed,
-    check_whole,
     device_of,
     rates,
     with_own_rates,

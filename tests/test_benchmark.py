@@ -307,7 +307,11 @@ def test_a_model_that_onnxruntime_refuses_is_an_error() -> None:
         {"providers": []},
         {"providers": ["cpu", "abacus"]},
         {"threads": 0},
+        {"threads": "two"},
         {"chunk": 0},
+        {"chunk": 1.5},
+        {"native": 3},
+        {"native": {"m": None}},
         {"forms": ["firm"]},
         {"transfers": []},
         {"repeats": 0},
@@ -363,11 +367,14 @@ def test_forms_and_transfers() -> None:
         {"m": onnxtune.to_onnx(fitted, X)}, X, "cpu", [1, 50], forms=forms, transfers=ways, **QUICK
     )
     assert [(row.model, row.transfers, row.batch_size) for row in report.rows] == [
-        (f"m, {form}", way == "with", size) for size in (1, 50) for form in forms for way in ways
+        (shown, way == "with", size)
+        for size in (1, 50)
+        for shown in ("m", "m, hard", "m, soft")
+        for way in ways
     ]
     assert all(row.error is None and row.median_s for row in report.rows)
     assert report.rows[0].ratio is None and all(row.ratio for row in report.rows[1:6])
-    assert "without" in report.text()
+    assert "without" in report.text() and "ratio: time over that of m;" in report.text()
 
 
 def test_what_stays_on_no_device_is_not_timed_there() -> None:
@@ -390,6 +397,23 @@ def test_batches_in_pieces(stage: Stage) -> None:
     bench(A, ROWS, batch_sizes=[5, 2], chunk=2, repeats=1, seconds=1e9)
     sizes = [len(feed["x"]) for _, feed in stage.runs]
     assert sizes == [2, 2, 1] * (3 + 1) + [2] * (3 + 1)
+
+
+def test_a_fixed_batch_is_in_one_piece() -> None:
+    fixed = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> '
+        "fixed (float[4, 2] x) => (float[4, 2] y) { y = Neg(x) }"
+    )
+    assert bench(fixed, batch_sizes=4, chunk=2, **QUICK).rows[0].error is None
+
+
+def test_data_with_an_input_beside_the_rows() -> None:
+    scaled = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> '
+        "scaled (float[N, 2] x, float[1, 2] s) => (float[N, 2] y) { y = Mul(x, s) }"
+    )
+    feed = {"x": np.ones((5, 2), np.float32), "s": np.ones((1, 2), np.float32)}
+    assert bench(scaled, feed, batch_sizes=3, **QUICK).rows[0].error is None
 
 
 def test_first_calls_and_the_slowest_are_told(stage: Stage) -> None:
@@ -523,6 +547,14 @@ def test_a_few_disturbed_runs_are_not_slower(tmp_path: Path) -> None:
     old = figures(tmp_path / "old.json", 1.0)
     new = figures(tmp_path / "new.json", 1.4, spread=0.5)
     assert not compare(old, new).slower  # a tenth of the new runs were as quick as the old
+
+
+def test_files_without_a_common_cell(tmp_path: Path) -> None:
+    old = figures(tmp_path / "old.json", 1.0, None)
+    new = figures(tmp_path / "new.json", None, None)
+    assert compare(old, new).slower
+    with pytest.raises(DataError, match="in common"):
+        compare(new, new)  # nothing ran in either
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,16 @@ def metadata(path: str) -> dict[str, str]:
 # --- What each command does ---
 
 
+@pytest.mark.parametrize("command", ["inspect", "convert", "tune", "verify"])
+def test_an_option_that_there_is_not(onnxtune_: Onnxtune, command: str) -> None:
+    given = {"tune": ["m", "--data", "d", "--target", "y", "-o", "o"], "verify": ["m", "n"]}
+    ran = onnxtune_(command, *given.get(command, ["m"]), "--freze", "x")
+    assert ran.status == 2 and not ran.out
+    assert ran.err == (
+        f"onnxtune: unrecognized arguments: --freze x; see `onnxtune {command} --help`.\n"
+    )
+
+
 @pytest.mark.parametrize("name", ["linear", "forest", "zipped", "boosting", "words", "codes"])
 def test_inspect(name: str, folder: Path, onnxtune_: Onnxtune) -> None:
     before = contents(folder)
@@ -234,6 +244,12 @@ def test_convert(name: str, form: str, folder: Path, onnxtune_: Onnxtune) -> Non
         assert value.shape == found[key].shape and value.dtype == found[key].dtype
         if form == "hard":
             np.testing.assert_allclose(found[key], value, rtol=1e-5, atol=1e-5)
+
+
+def test_convert_tells_the_form_that_a_file_stays_in(folder: Path, onnxtune_: Onnxtune) -> None:
+    onnxtune_("convert", "forest.onnx", "--form", "soft", "-o", "soft.onnx")
+    ran = onnxtune_("convert", "soft.onnx", "--form", "hard", "-o", "again.onnx")
+    assert "again.onnx: soft form" in ran.out
 
 
 def test_convert_takes_an_output_a_temperature_and_data(folder: Path, onnxtune_: Onnxtune) -> None:
@@ -474,6 +490,7 @@ def test_bench_compares_two_files(folder: Path, onnxtune_: Onnxtune) -> None:
     assert wide.status == 0
     assert refused(onnxtune_("bench", "--compare", "old.json", "missing.json"))
     assert refused(onnxtune_("bench", "forest.onnx", "--compare", "old.json", "new.json"))
+    assert refused(onnxtune_("bench", "--compare", "old.json", "old.json", "--output", "x.json"))
     assert refused(onnxtune_("bench"))
 
 
@@ -943,7 +960,7 @@ BAD_OPTIONS = {
     f"{BENCH} --target y": "--data",
     "convert forest.onnx --target y": "--data",
     f"{BENCH} --threads 0": "threads",
-    "bench forest.onnx --batch-sizes 0": "[0]",
+    "bench forest.onnx --batch-sizes 0": "batch_sizes must be a whole number",
     "bench forest.onnx --batch-sizes": "--batch-sizes",
     "bench forest.onnx --providers": "--providers",
     f"{BENCH} --plot new.txt --output new.json": "new.txt",

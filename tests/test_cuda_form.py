@@ -120,6 +120,22 @@ def test_a_size_that_varies_stays() -> None:
     assert run(made, {"x": np.zeros((5, 3), np.float32)})["rows"] == [5]
 
 
+@pytest.mark.parametrize(
+    "node",
+    ["Bernoulli (half)", "RandomNormalLike (half)", "RandomUniform <shape = [2]> ()",
+     "Dropout (half, ratio, training)"],
+)  # fmt: skip
+def test_what_is_random_is_not_folded(node: str) -> None:
+    model = parse(
+        f"""g (float[N, 2] x) => (float[N, 2] y)
+        <float[2] half = {{0.5, 0.5}}, float ratio = {{0.5}}, bool training = {{1}}> {{
+            other = {node}
+            y = Add (x, other)
+        }}"""
+    )
+    assert operators(for_cuda(model))[0] == node.split()[0]
+
+
 def test_a_constant_does_not_grow_without_bound() -> None:
     model = parse(
         """g (float[N, 1] x) => (float[N, M] y) {

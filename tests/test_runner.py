@@ -140,6 +140,20 @@ def test_tensors_beside_strings() -> None:
     np.testing.assert_array_equal(found["both"][:, 0], [1, 2, 1])
 
 
+def test_tensors_of_another_dtype() -> None:
+    labels = graph(
+        'labels (float[N, 2] X) => (string[N] Y) <string[2] names = {"a", "b"}> '
+        "{ K = ArgMax <axis = 1, keepdims = 0> (X) Y = Gather (names, K) }"
+    )
+    rows = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    for dtype in (torch.float64, torch.bfloat16, torch.int32):
+        with Runner(labels, "cpu") as runner:
+            assert runner.run(rows.to(dtype))["Y"].tolist() == ["b", "a"]
+        with Runner(NUMBERS, "cpu") as runner:
+            found = runner.run({"code": rows[:, :1].to(dtype), "size": rows.to(dtype)})
+            assert found["best"].tolist() == [[2], [0]]
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -268,6 +282,18 @@ def test_outputs_without_rows_are_not_cut() -> None:
         runner.run(ones)
 
 
+def test_sequences_are_not_cut() -> None:
+    listed = graph(
+        "listed (float[N, 2] X) => (seq(float[N, 2]) S) { S = SequenceConstruct (X, X) }"
+    )
+    rows = np.arange(8, dtype=np.float32).reshape(4, 2)
+    with Runner(listed, "cpu") as runner:
+        assert [len(each) for each in runner.run(rows)["S"]] == [4, 4]
+    # Two tensors, and pieces of two rows.
+    with Runner(listed, "cpu", chunk=2) as runner, pytest.raises(DataError, match="'S' has not"):
+        runner.run(rows)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 7])
 def test_a_fixed_batch_is_filled_up(rows: int) -> None:
     fixed = graph("fixed (float[3, 4] X) => (float[3, 4] Y) { Y = Neg(X) }")
@@ -281,9 +307,29 @@ def test_an_input_of_fixed_length_beside_the_rows() -> None:
     scaled = graph(
         "scaled (float[N, 4] X, float[1, 4] scale) => (float[N, 4] Y) { Y = Mul(X, scale) }"
     )
-    feed = {"X": torch.from_numpy(X), "scale": torch.full((1, 4), 2.0)}
+    feed = {"X": X, "scale": np.full((1, 4), 2, np.float32)}
     with Runner(scaled, "cpu", chunk=100) as runner:
         np.testing.assert_array_equal(runner.run(feed)["Y"], 2 * X)
+        tensors = {name: torch.from_numpy(array) for name, array in feed.items()}
+        np.testing.assert_array_equal(runner.run(tensors)["Y"], 2 * X)
+
+
+def test_inputs_that_fix_different_lengths() -> None:
+    scaled = graph(
+        "scaled (float[1, 4] scale, float[3, 4] X) => (float[3, 4] Y) { Y = Mul(X, scale) }"
+    )
+    feed = {"X": X[:3], "scale": np.full((1, 4), 2, np.float32)}
+    with Runner(scaled, "cpu") as runner:
+        np.testing.assert_array_equal(runner.run(feed)["Y"], 2 * X[:3])
+        with pytest.raises(DataError, match="invalid dimensions"):
+            runner.run(feed | {"X": X[:6]})
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_inputs_of_different_lengths_are_refused(kind: Any) -> None:
+    summed = graph("summed (float[N, 4] A, float[M, 4] B) => (float[N, 4] Y) { Y = Add(A, B) }")
+    with Runner(summed, "cpu") as runner, pytest.raises(DataError, match="'A' has 3 rows, but 'B'"):
+        runner.run({"B": kind(X[:1]), "A": kind(X[:3])})
 
 
 # --- Chains ---
@@ -302,32 +348,69 @@ def test_outputs_by_name() -> None:
     with Runner([WORDS, NUMBERS], "cpu", outputs=["best", "code"]) as runner:
         found = runner.run({"town": TOWNS, "size": SIZES})
     assert list(found) == ["best", "code"]
-    with pytest.raises(ArgumentError, match="'none' is none of code, both, best"):
-        Runner([WORDS, NUMBERS], "cpu", outputs=["none"])
+    for wanted in (["none"], "none"):
+        with pytest.raises(ArgumentError, match="'none' is none of code, both, best"):
+            Runner([WORDS, NUMBERS], "cpu", outputs=wanted)
+    with Runner([WORDS, NUMBERS], "cpu", outputs="best") as runner:
+        assert runner.outputs == ("best",)
 
 
+WHOLE = graph(
+    """whole (string[N, 1] town, float[N, 2] size)
+        => (seq(map(int64, float)) z, float[N, 3] p, string[N] label)
+    <string[3] names = {"x", "y", "z"}> {
+      code = ai.onnx.ml.LabelEncoder
+        <keys_strings = ["a", "b"], values_floats = [1.0, 2.0]> (town)
+      both = Concat <axis = 1> (code, size)
+      p = Softmax (both)
+      best = ArgMax <axis = 1, keepdims = 0> (both)
+      label = Gather (names, best)
+      z = ai.onnx.ml.ZipMap <classlabels_int64s = [3, 5, 7]> (p)
+    }""",
+    ', "ai.onnx.ml" : 3',
+)
+
+
+@pytest.mark.parametrize("files", [False, True])
 def test_the_gpu_part_of_a_split_model_goes_where_it_is_sent(
-    monkeypatch: pytest.MonkeyPatch,
+    files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    cut = onnxtune.split(WHOLE)
+    cut.save(tmp_path / "whole")
+    model = list(map(str, cut.paths(tmp_path / "whole").values())) if files else cut
+    sides = {proto.SerializeToString(): side for side, proto in cut.parts.items()}
     asked = []
     real = runtime.session
 
     def session(model: Any, provider: str = "cpu", threads: Any = None, **rest: Any) -> Any:
-        asked.append((onnx.load_from_string(model).graph.name, provider))
+        asked.append((sides[model], provider))
         return real(model, "cpu", threads, origin=rest.get("origin", ""))
 
     monkeypatch.setattr(runtime, "session", session)
     monkeypatch.setattr(runtime, "nodes_elsewhere", lambda *_: {})
-    split = SimpleNamespace(cpu=WORDS, gpu=NUMBERS, tail=NAMES, outputs=("label", "best"))
-    with Runner(split, "cuda", chunk=2) as runner:
+    with Runner(model, "cuda", chunk=2) as runner:
         assert runner.provider == "cuda"
-        assert runner.outputs == ("label", "best")  # taken by the tail, too
-        assert runner.run({"town": TOWNS, "size": SIZES})["label"].tolist() == [["x"], ["z"], ["y"]]
-    assert asked == [("words", "cpu"), ("numbers", "cuda"), ("names", "cpu")]
-    del asked[:]
-    whole = SimpleNamespace(cpu=None, gpu=HARD, tail=None, outputs=("probabilities",))
-    Runner(whole, "cuda").close()
-    assert [provider for _, provider in asked] == ["cuda"]
+        assert runner.outputs == ("z", "p", "label")  # the tail takes p, too
+        found = runner.run({"town": TOWNS, "size": SIZES})
+    assert asked == [("cpu", "cpu"), ("gpu", "cuda"), ("tail", "cpu")]
+    monkeypatch.undo()
+    with Runner(WHOLE, "cpu") as runner:
+        equal(found, runner.run({"town": TOWNS, "size": SIZES}))
+
+
+def test_a_part_alone_goes_where_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = runtime.session
+
+    def session(model: Any, provider: str = "cpu", threads: Any = None, **rest: Any) -> Any:
+        asked.append(provider)
+        return real(model, "cpu", threads, origin=rest.get("origin", ""))
+
+    cut = onnxtune.split(WHOLE)
+    monkeypatch.setattr(runtime, "session", session)
+    monkeypatch.setattr(runtime, "nodes_elsewhere", lambda *_: {})
+    Runner(cut.tail, "cuda").close()
+    assert asked == ["cuda"]
 
 
 def test_an_empty_chain() -> None:
@@ -480,10 +563,14 @@ def test_the_driver_is_asked(driver: Any, words: str, monkeypatch: pytest.Monkey
         {"provider": "abacus"},
         {"provider": "cpu", "cuda_graph": True},
         {"cuda_graph": [0]},
+        {"cuda_graph": 0},
+        {"cuda_graph": 1.5},
+        {"outputs": "none"},
         {"chunk": 0},
         {"chunk": "many"},
         {"chunk": 1.5},
         {"threads": 0},
+        {"threads": "two"},
     ],
 )
 def test_bad_arguments_are_one_line(change: dict[str, Any]) -> None:

@@ -64,10 +64,11 @@ def test_a_tuned_native_file_is_tuned_again(tmp_path: Any) -> None:
     assert form_of(again.model("native")) is form_of(again.module.model("native")) is None
 
 
-def test_a_form_of_a_form_is_marked_once() -> None:
-    hard = onnxtune.convert(exported("logistic"), "hard")
-    soft = onnxtune.convert(hard, "soft")
-    assert [e.value for e in soft.metadata_props if e.key == "onnxtune.form"] == ["soft"]
+@pytest.mark.parametrize("name", ["forest", "logistic"])
+@pytest.mark.parametrize(("first", "then"), [("hard", "soft"), ("soft", "hard")])
+def test_a_form_of_a_form_stays_in_the_first(name: str, first: Any, then: Any) -> None:
+    made = onnxtune.convert(onnxtune.convert(exported(name), first), then)
+    assert [e.value for e in made.metadata_props if e.key == "onnxtune.form"] == [first]
 
 
 @cache

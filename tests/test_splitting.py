@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 
 import onnxtune
@@ -177,6 +178,25 @@ def test_words_at_the_end_are_the_tail() -> None:
     assert_same(cut.run(feed), run(model, feed))
 
 
+@pytest.mark.parametrize("word", ["", "string[N, 1] word, "], ids=["numbers", "words"])
+def test_rows_of_the_model_are_rows_of_its_parts(word: str) -> None:
+    """With a column that no node reads, as where a ColumnTransformer drops it."""
+    code = """code = ai.onnx.ml.LabelEncoder <keys_strings = ["a", "b"], values_floats = [0.5, 2.0]>
+        (word)
+        z = Mul (x, code)"""
+    model = parsed(f"""<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 2]>
+    g ({word}float[N, 1] dropped, float[N, 3] x) => (float[N, 3] y)
+    <float[3] w = {{0.5, -0.5, 1.0}}> {{
+        {code if word else "z = Identity (x)"}
+        y = Mul (z, w)
+    }}""")
+    feed = sample(model, 20)
+    cut = onnxtune.split(model)
+    assert {value.name for value in next(iter(cut.parts.values())).graph.input} == {*feed}
+    assert_same(onnxtune.Runner(cut, "cpu")(feed), run(model, feed))
+    assert_same(onnxtune.Runner([*cut.parts.values()], "cpu", outputs=["y"])(feed), cut.run(feed))
+
+
 def test_the_soft_form_too() -> None:
     model = parsed(WORDS_AND_NUMBERS)
     cut = onnxtune.split(model, form="soft")
@@ -255,3 +275,49 @@ def test_codes_of_words_go_as_floats() -> None:
         cut = onnxtune.split(model)
         assert len(cut.between) == between
         assert_same(cut.run(feed), run(model, feed))
+
+
+UNMADE = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 2] x, string[N] word) => (float[N, 2] y, float[2] edges, string[N] word, string[N] same)
+<float[2] edges = {1.0, 2.0}> {
+    y = Exp (x)
+    same = Identity (word)
+}"""
+
+
+def test_outputs_that_no_node_makes() -> None:
+    model, cut = parsed(UNMADE), onnxtune.split(parsed(UNMADE))
+    feed = {
+        "x": np.ones((3, 2), np.float32),
+        "word": np.array(["a", "b", "c"], object),
+    }
+    assert_same(cut.run(feed), run(model, feed))
+    with onnxtune.Runner(cut, "cpu") as runner:
+        assert_same(runner(feed), run(model, feed))
+
+
+@pytest.mark.parametrize("words", [True, False])
+def test_inputs_that_nothing_reads_are_taken(words: bool) -> None:
+    used = 'code = ai.onnx.ml.LabelEncoder <keys_strings = ["a"], values_floats = [1.0]> (word)'
+    model = parsed(
+        f"""<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]>
+        g (float[N, 1] x, float[N, 1] spare, string[N, 1] word, string[N, 1] city)
+            => (float[N, 1] y) {{
+            {used if words else "code = Identity (x)"}
+            z = Exp (x)
+            y = Add (z, code)
+        }}"""
+    )
+    cut = onnxtune.split(model)
+    assert ("cpu" in cut.parts) is words
+    feed = {
+        "x": np.ones((2, 1), np.float32),
+        "spare": np.zeros((2, 1), np.float32),
+        "word": np.array([["a"], ["b"]], object),
+        "city": np.array([["c"], ["d"]], object),
+    }
+    frame = pd.DataFrame({name: column[:, 0] for name, column in feed.items()})
+    for chain in (cut, list(cut.parts.values())):
+        with onnxtune.Runner(chain, "cpu") as runner:
+            assert_same(runner(frame), run(model, feed))
+            assert_same(runner(feed), run(model, feed))

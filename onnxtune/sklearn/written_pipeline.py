@@ -44,6 +44,8 @@ _ROLES = {
     "target_weights": "leaf_values",
     "imputed_value_floats": "fill",
     "kernel_params": "gamma",
+    "values_floats": "values",
+    "default_float": "default",
 }
 
 
