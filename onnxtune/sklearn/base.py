@@ -17,8 +17,16 @@ from sklearn.utils.validation import _check_sample_weight, check_consistent_leng
 from onnxtune.errors import ArgumentError, DataError, UnsupportedError
 from onnxtune.export import SavedForm
 from onnxtune.sklearn.fitting import Fitted, Rows, fit_and_tune, seeded, tune_file
-from onnxtune.sklearn.inputs import Takes, checked_rows, feeds, rows_for_tuning, taken_by
+from onnxtune.sklearn.inputs import (
+    Takes,
+    answers_missing,
+    checked_rows,
+    feeds,
+    rows_for_tuning,
+    taken_by,
+)
 from onnxtune.sklearn.predictor import Predictor
+from onnxtune.sklearn.serving import cut_at
 from onnxtune.validation import is_pair
 from onnxtune.weights import sample_weights
 
@@ -37,6 +45,8 @@ _LIVE = ("_tuner", "estimator_", "result_")
 
 class TunedEstimator(BaseEstimator):  # type: ignore[misc]
     """An estimator that is fitted, exported and tuned, and answers through onnxruntime."""
+
+    _takes: Takes
 
     def __init__(
         self,
@@ -144,7 +154,11 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
             | {"seed": seed}
             | arguments
         )
-        self._take(self._found(rows, classes, asked))
+        found = self._found(rows, classes, asked)
+        if self._takes.missing and not self._is_file():
+            missing = answers_missing(found.estimator, self._untuned(found), rows.X)
+            self._takes = replace(self._takes, missing=missing)
+        self._take(found)
 
     def _found(self, rows: Rows, classes: bool, asked: dict[str, Any]) -> Fitted:
         if self._is_file():
@@ -152,6 +166,17 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
         seed = None if self.random_state is None else int(asked["seed"])
         own = seeded(self.estimator, seed)
         return fit_and_tune(own, rows, classes, self.form, asked)
+
+    def _untuned(self, found: Fitted) -> onnx.ModelProto:
+        """The export that was tuned, or is kept."""
+        tuned = found.result is not None
+        own = (
+            found.result.prepared.source.proto
+            if tuned
+            else onnx.ModelProto.FromString(found.content)
+        )
+        inner = self._inner_output()
+        return own if inner is None else cut_at(own, inner)
 
     def _take(self, found: Fitted) -> None:
         """Keep what a fit brought."""
@@ -224,7 +249,7 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
         if reset:
-            self._takes: Takes = taken_by(self)
+            self._takes = taken_by(self)
         rows = checked_rows(self, X, self._takes, reset=reset)
         if y is not None:
             check_consistent_length(rows, y)

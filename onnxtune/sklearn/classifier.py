@@ -141,7 +141,7 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
             ValueError: rows, labels or parameters that cannot be used.
             UnsupportedError: the estimator has no export.
         """
-        self._check_estimator("predict")
+        self._check_estimator("fit")
         if not self._is_file() and is_regressor(self.estimator):
             raise ArgumentError("the estimator is a regressor: TunedRegressor wraps it.")
         checked = self._checked(X, y, reset=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import pandas as pd
 from scipy import sparse
 from sklearn.compose import ColumnTransformer
@@ -40,8 +42,46 @@ class Takes:
 def taken_by(owner: Any) -> Takes:
     """What the tags of an estimator say that it takes."""
     tags = get_tags(owner).input_tags
-    words = tags.string or tags.categorical or any(map(_takes_words, members(owner.estimator)))
-    return Takes(tags.sparse, tags.allow_nan, words)
+    inside = list(members(owner.estimator))
+    words = tags.string or tags.categorical or any(map(_takes_words, inside))
+    # Pipelines do not say that their first step fills in what is missing; their fit tells.
+    missing = tags.allow_nan or any(map(_takes_missing, inside))
+    return Takes(tags.sparse, missing, words)
+
+
+def answers_missing(estimator: Any, model: onnx.ModelProto, X: Any) -> bool:
+    """Whether a fitted estimator takes rows with missing numbers, and its model says the same.
+
+    Args:
+        estimator: that the model was exported from.
+        model: its export, before tuning.
+        X: what it was fitted on.
+    """
+    from onnxtune.estimator_rows import rows_of
+    from onnxtune.export_check import compare_export
+
+    frame = to_frame(X)
+    if frame is None and not isinstance(X, np.ndarray):
+        return _takes_missing(estimator)
+    table = pd.DataFrame(X) if frame is None else frame
+    names = table.select_dtypes("number").columns
+    if table[names].isna().any(axis=None):
+        return True  # it was fitted, and the export compared, on them
+    holes = table.iloc[:50].copy()
+    holes[names] = holes[names].where(
+        np.random.default_rng(0).random((len(holes), len(names))) < 0.5
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            rows = rows_of(estimator, holes if frame is not None else holes.to_numpy())
+            return not compare_export(estimator, model, rows).rows
+    except Exception:  # estimators raise anything
+        return False
+
+
+def _takes_missing(member: Any) -> bool:
+    return hasattr(member, "__sklearn_tags__") and bool(get_tags(member).input_tags.allow_nan)
 
 
 def _takes_words(member: Any) -> bool:
@@ -75,7 +115,7 @@ def checked_rows(owner: Any, X: Any, takes: Takes, *, reset: bool) -> Any:
         X=X,
         reset=reset,
         accept_sparse="csr" if takes.sparse else False,
-        ensure_all_finite=not takes.missing and not words,
+        ensure_all_finite=("allow-nan" if takes.missing else True) if not words else False,
         dtype=None if words else "numeric",
     )
 

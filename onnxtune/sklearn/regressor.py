@@ -85,7 +85,7 @@ class TunedRegressor(RegressorMixin, TunedEstimator):  # type: ignore[misc]
 
     def _check_numbers(self) -> None:
         """Refuse classifiers, whose probabilities would pass for several targets."""
-        self._check_estimator("predict")
+        self._check_estimator("fit")
         known = class_labels(self._file()) if self._is_file() else is_classifier(self.estimator)
         if known:
             raise ArgumentError("the estimator is a classifier: TunedClassifier wraps it.")
