@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from onnxtune import __version__
@@ -15,6 +16,16 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         text = " ".join(f"{message}; see `{self.prog} --help`.".split())
         self.exit(2, f"onnxtune: {text}\n")
+
+
+def parsed(given: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a call; what is wrong ends it with status 2."""
+    parser = command_line()
+    options, unknown = parser.parse_known_args(given)
+    if unknown:
+        parser.prog = f"{parser.prog} {options.name}"  # whose help tells of its options
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
 
 
 def command_line() -> argparse.ArgumentParser:

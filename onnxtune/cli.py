@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxtune import output
-from onnxtune.arguments import command_line
+from onnxtune.arguments import parsed
 from onnxtune.errors import ArgumentError, OnnxTuneError
 from onnxtune.tune_options import PASSED
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with contextlib.suppress(AttributeError, ValueError):
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     given = sys.argv[1:] if arguments is None else list(arguments)
-    options = command_line().parse_args(given)
+    options = parsed(given)
     options.command = shlex.join(["onnxtune", *given])
     logging.basicConfig(
         level=logging.INFO if options.debug else logging.WARNING,

@@ -30,6 +30,7 @@ from sklearn.ensemble import (
     VotingClassifier,
 )
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
     KBinsDiscretizer,
@@ -39,6 +40,7 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
+from onnxtune import pipeline_steps
 from onnxtune.errors import UnsupportedError
 from onnxtune.members import members
 from onnxtune.tree_container import TreeContainer
@@ -58,7 +60,8 @@ _INVERSES: dict[Any, tuple[tuple[str, float | None], ...]] = {
 
 
 def register(estimator: Any) -> None:
-    """Make skl2onnx know searches other than GridSearchCV, and transformed targets."""
+    """Make skl2onnx know searches other than GridSearchCV, transformed targets and idle steps."""
+    pipeline_steps.register()
     for member in members(estimator):
         kind = type(member)
         if hasattr(member, "best_estimator_") and kind not in sklearn_parsers_map:
@@ -271,6 +274,7 @@ _REPLACED: dict[type, Converter] = {
     KBinsDiscretizer: _with(
         {"encode": ("onehot", "onehot-dense")}, convert_sklearn_k_bins_discretiser
     ),
+    Pipeline: pipeline_steps.convert_pipeline,
 }
 _SCALERS = (StandardScaler, MinMaxScaler, RobustScaler, MaxAbsScaler)
 _TENSORS: dict[int, type] = {

@@ -299,7 +299,8 @@ def _from_array(
     if array.ndim != 2:
         raise DataError(
             f"{origin}: is an array of {array.ndim} dimension{'s' * (array.ndim > 1)}, not 2; "
-            "reshape(-1, 1) makes it one column, reshape(1, -1) one row."
+            "reshape(-1, 1) makes it one column, reshape(1, -1) one row (of a DataFrame, "
+            "X[['a']] and X.iloc[[0]])."
         )
     if len(inputs) == 1:
         check_table_feeds(inputs[0], origin)

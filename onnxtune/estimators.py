@@ -30,7 +30,8 @@ def to_onnx(
     on the fewest rows is taken.
 
     Args:
-        estimator: a scikit-learn, LightGBM, XGBoost or CatBoost estimator, or a Pipeline of them.
+        estimator: a scikit-learn, LightGBM, XGBoost or CatBoost estimator, or a Pipeline of them;
+            of a TunedClassifier or another of `onnxtune.sklearn` it is the model that it holds.
         sample: rows like those it was fitted on: a DataFrame, a 2-D array, a mapping of column
             name to values, a sequence of strings for text, or the path of a .csv or .parquet file.
             Without rows the model takes floats.
@@ -46,6 +47,9 @@ def to_onnx(
     """
     if on_mismatch not in ("error", "warn"):
         raise ArgumentError(f"on_mismatch '{on_mismatch}' is none of error, warn.")
+    held = getattr(estimator, "onnx_", None)  # of a TunedClassifier: it answers by this one
+    if isinstance(held, onnx.ModelProto):
+        return held
     proto, found = compared_export(estimator, sample)
     if found is not None:
         report_mismatch(estimator, found, on_mismatch)

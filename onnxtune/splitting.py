@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -184,6 +185,9 @@ def cut(whole: onnx.ModelProto, placement: Placement) -> SplitModel:
     if made["cpu"].intersection(entering):
         joined = join(whole, entering, placement.type_of)
     together = set() if joined is None else {value.name for value in joined.values}
+    # What no node reads, such as a dropped column, enters the first part: rows that the whole
+    # model takes are rows for its parts.
+    unread = [value for value in fed if value not in {*final, *chain(*read.values())}]
 
     def model(side: Side, inputs: Sequence[str], outputs: Iterable[str]) -> onnx.ModelProto:
         given = [value for value in dict.fromkeys(outputs) if value in made[side]]
@@ -192,14 +196,12 @@ def cut(whole: onnx.ModelProto, placement: Placement) -> SplitModel:
         mark_part(found, side, final)
         return found
 
-    # Columns that the model was fitted on and does not use are fed to it all the same.
-    unread = [value for value in fed if not any(value in values for values in read.values())]
     gpu = model("gpu", entering if nodes["cpu"] else [*entering, *unread], through)
     cpu = None
     if nodes["cpu"]:
         alone = [value for value in entering if value not in together]
-        taken = [value for value in fed if value in read["cpu"] or value in unread]
-        cpu = model("cpu", taken, [*alone, *through])
+        own = {*read["cpu"], *unread}
+        cpu = model("cpu", [value for value in fed if value in own], [*alone, *through])
         if joined is not None:
             joined.send(cpu, whole.graph.input)
             joined.receive(gpu)

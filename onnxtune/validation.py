@@ -49,7 +49,7 @@ def given_tables(
     """
     inputs = input_types(prepared.source.proto)
     check_batch(inputs, {}, prepared.source.origin)  # training takes them in batches of its own
-    if _is_pair(valid):
+    if is_pair(valid):
         given = _with_weights(load_data(X, inputs, y, weights=_column(weights)), weights)
         return given, _beside(valid, inputs, "the validation data", weights)
     if isinstance(valid, tuple):
@@ -128,7 +128,7 @@ def features(X: Any, y: Any, valid: Any, weights: Any = None, model: Any = None)
     return X[[name for name in columns if name not in others]]
 
 
-def _is_pair(valid: Any) -> bool:
+def is_pair(valid: Any) -> bool:
     """(X, y), (X, y, weights), or a list of two that are no numbers."""
     if isinstance(valid, tuple):
         return len(valid) in (2, 3)
@@ -198,11 +198,15 @@ def _held(table: Table, valid: Any, rows: int, rng: np.random.Generator) -> Arra
             f"valid has {len(array)} entries, and there are {rows} rows; give one group a row, or "
             "the whole numbers of the rows to validate on."
         )
-    return _numbered(array, rows)
+    return numbered(array, rows)
 
 
-def _numbered(numbers: Array, rows: int) -> Array:
-    """[N] bool: the rows of these numbers."""
+def numbered(numbers: Array, rows: int) -> Array:
+    """[N] bool: the rows of these numbers.
+
+    Raises:
+        ArgumentError: there is no such row, or one is there twice.
+    """
     outside = (numbers < 0) | (numbers >= rows)
     if outside.any():
         raise ArgumentError(

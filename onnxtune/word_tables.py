@@ -6,12 +6,17 @@ from words to places, and behind it one from places to floats, whose table is le
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 from onnx import helper
 
 from onnxtune.runtime import ValueType
 
-_FLOATS = ("values_floats", "default_float")
+# Where the words stand; and what stands beside them. Tensors came with ai.onnx.ml 4.
+_KEYS = ("keys_strings", "keys_tensor")
+_VALUES = ("values_floats", "values_tensor")
+_DEFAULTS = ("default_float", "default_tensor")
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 
 
 def split_word_tables(proto: onnx.ModelProto, types: dict[str, ValueType]) -> None:
@@ -35,11 +40,11 @@ def split_word_tables(proto: onnx.ModelProto, types: dict[str, ValueType]) -> No
             value = helper.make_tensor_value_info(place, onnx.TensorProto.INT64, known.shape)
             proto.graph.value_info.append(value)
             made.append(_to_place(node, place))
-            held = {attribute.name: attribute for attribute in node.attribute}
-            keys = helper.make_attribute("keys_int64s", [*range(len(held["keys_strings"].strings))])
+            keys = helper.make_attribute("keys_int64s", [*range(len(_words(node)))])
+            numbers = [a for a in node.attribute if a.name in (*_VALUES, *_DEFAULTS)]
             copy.input[0] = place
             del copy.attribute[:]
-            copy.attribute.extend([keys, *(held[name] for name in _FLOATS if name in held)])
+            copy.attribute.extend([keys, *numbers])
         made.append(copy)
     del proto.graph.node[:]
     proto.graph.node.extend(made)
@@ -48,14 +53,26 @@ def split_word_tables(proto: onnx.ModelProto, types: dict[str, ValueType]) -> No
 def _is_word_table(node: onnx.NodeProto) -> bool:
     if node.op_type != "LabelEncoder" or node.domain != "ai.onnx.ml":
         return False
-    held = {attribute.name: attribute for attribute in node.attribute}
-    if not {"keys_strings", "values_floats"} <= held.keys() <= {"keys_strings", *_FLOATS}:
+    if not {a.name for a in node.attribute} <= {*_KEYS, *_VALUES, *_DEFAULTS}:
         return False
-    return 1 < len(held["keys_strings"].strings) == len(held["values_floats"].floats)
+    return 1 < len(_words(node)) == _count_of_floats(node)
+
+
+def _words(node: onnx.NodeProto) -> list[bytes]:
+    """The keys, where they are words."""
+    held = next((a for a in node.attribute if a.name in _KEYS), onnx.AttributeProto())
+    return [*(held.t.string_data if held.HasField("t") else held.strings)]
+
+
+def _count_of_floats(node: onnx.NodeProto) -> int:
+    held = next((a for a in node.attribute if a.name in _VALUES), onnx.AttributeProto())
+    if held.HasField("t"):
+        return int(np.prod(held.t.dims)) if held.t.data_type in _FLOATS else 0
+    return len(held.floats)
 
 
 def _to_place(node: onnx.NodeProto, place: str) -> onnx.NodeProto:
-    words = next(list(a.strings) for a in node.attribute if a.name == "keys_strings")
+    words = _words(node)
     return helper.make_node(
         "LabelEncoder",
         [node.input[0]],

@@ -53,8 +53,8 @@ def _read(node: ir.Node) -> _Table:
     if "classes_strings" in node.attributes:
         words = strings(node, "classes_strings")
         return _Table(np.arange(len(words)), words, string(node, "default_string", "_Unused"))
-    if "keys_strings" in node.attributes:  # only their places count
-        keys = np.arange(len(strings(node, "keys_strings")))
+    if "keys_strings" in node.attributes or _is_words(node, "keys_tensor"):
+        keys = np.arange(len(_words(node, "keys")))  # only their places count
     else:
         _, keys = _numbers(node, "keys")
     if "values_strings" in node.attributes or _is_words(node, "values_tensor"):

@@ -195,6 +195,16 @@ def metadata(path: str) -> dict[str, str]:
 # --- What each command does ---
 
 
+@pytest.mark.parametrize("command", ["inspect", "convert", "tune", "verify"])
+def test_an_option_that_there_is_not(onnxtune_: Onnxtune, command: str) -> None:
+    given = {"tune": ["m", "--data", "d", "--target", "y", "-o", "o"], "verify": ["m", "n"]}
+    ran = onnxtune_(command, *given.get(command, ["m"]), "--freze", "x")
+    assert ran.status == 2 and not ran.out
+    assert ran.err == (
+        f"onnxtune: unrecognized arguments: --freze x; see `onnxtune {command} --help`.\n"
+    )
+
+
 @pytest.mark.parametrize("name", ["linear", "forest", "zipped", "boosting", "words", "codes"])
 def test_inspect(name: str, folder: Path, onnxtune_: Onnxtune) -> None:
     before = contents(folder)

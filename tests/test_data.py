@@ -375,7 +375,7 @@ def test_a_fault_in_a_table_of_one_dtype_names_its_column() -> None:
         (np.ones((2, 2)), ["has 2 columns", "'X' takes 3", "in their order"]),
         (pd.DataFrame({"a": [1], "b": [2]}), ["2 columns ('a', 'b')", "in their order"]),
         (pd.DataFrame(1, [0], list("abcd")), ["4 columns", "name it as the target"]),
-        (np.ones(3), ["1 dimension,", "reshape(-1, 1)"]),
+        (np.ones(3), ["1 dimension,", "reshape(-1, 1)", "X.iloc[[0]]"]),
         (np.ones((2, 3, 1)), ["[rows, 3]", "[2, 3, 1]"]),
         ({"X": np.ones((2, 4))}, ["'X'", "[rows, 3]", "[2, 4]"]),
         ({"X": np.ones(3)}, ["'X'", "[rows, 3]", "[3]"]),

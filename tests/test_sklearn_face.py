@@ -35,7 +35,7 @@ from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 import onnxtune
-from onnxtune.errors import ArgumentError, DataError, UnsupportedError
+from onnxtune.errors import ArgumentError, DataError, ModelError, UnsupportedError
 from onnxtune.sklearn import TunedClassifier, TunedRegressor, TunedTransformer
 from onnxtune.sklearn.predictor import _forget_sessions
 
@@ -264,6 +264,19 @@ def test_tables_of_words_and_numbers() -> None:
     assert found.predict(frame.iloc[:1]).shape == (1,)
     with pytest.raises(ValueError, match="feature names"):
         found.predict(frame[["age", "city", "income"]])
+
+
+def test_a_tuned_estimator_is_a_model_argument() -> None:
+    frame, y = table()
+    found = TunedClassifier(make_pipeline(columns(), LogisticRegression()), **QUICK)
+    with pytest.raises(ModelError, match="not fitted"):
+        onnxtune.inspect(found)
+    found.fit(frame, y)
+    assert onnxtune.to_onnx(found, frame) == onnxtune.to_onnx(found) == found.onnx_
+    assert onnxtune.inspect(found).tunable == onnxtune.inspect(found.onnx_).tunable
+    assert (onnxtune.Runner(found, "cpu")(frame)["label"] == found.predict(frame)).all()
+    assert onnxtune.verify(found, onnxtune.convert(found, "hard"), frame).agrees
+    assert [*onnxtune.split(pickle.loads(pickle.dumps(found))).parts] == ["cpu", "gpu", "tail"]
 
 
 def test_tables_of_numbers_keep_their_names(rows: Any) -> None:

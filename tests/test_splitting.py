@@ -178,6 +178,25 @@ def test_words_at_the_end_are_the_tail() -> None:
     assert_same(cut.run(feed), run(model, feed))
 
 
+@pytest.mark.parametrize("word", ["", "string[N, 1] word, "], ids=["numbers", "words"])
+def test_rows_of_the_model_are_rows_of_its_parts(word: str) -> None:
+    """With a column that no node reads, as where a ColumnTransformer drops it."""
+    code = """code = ai.onnx.ml.LabelEncoder <keys_strings = ["a", "b"], values_floats = [0.5, 2.0]>
+        (word)
+        z = Mul (x, code)"""
+    model = parsed(f"""<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 2]>
+    g ({word}float[N, 1] dropped, float[N, 3] x) => (float[N, 3] y)
+    <float[3] w = {{0.5, -0.5, 1.0}}> {{
+        {code if word else "z = Identity (x)"}
+        y = Mul (z, w)
+    }}""")
+    feed = sample(model, 20)
+    cut = onnxtune.split(model)
+    assert {value.name for value in next(iter(cut.parts.values())).graph.input} == {*feed}
+    assert_same(onnxtune.Runner(cut, "cpu")(feed), run(model, feed))
+    assert_same(onnxtune.Runner([*cut.parts.values()], "cpu", outputs=["y"])(feed), cut.run(feed))
+
+
 def test_the_soft_form_too() -> None:
     model = parsed(WORDS_AND_NUMBERS)
     cut = onnxtune.split(model, form="soft")

@@ -17,6 +17,8 @@ from onnxtune.tuning import tune
 
 WORDS = np.array([["a", "no"], ["é", "a"], ["unknown", ""], ["no", "no"]] * 25, object)
 TABLE = 'keys_strings = ["a", "no", "é"], values_floats = [0.5, -1.5, 2.0]'
+TENSORS = """keys_tensor = string[3] {"a", "no", "é"}, values_tensor = KIND[3] {0.5, -1.5, 2.0},
+    default_tensor = KIND[1] {0.25}"""
 
 
 def parse(attributes: str = TABLE, version: int = 2) -> onnx.ModelProto:
@@ -37,8 +39,9 @@ EVERY = pytest.mark.parametrize(
         parse(f"{TABLE}, default_float = 0.25"),
         parse(f"{TABLE}, default_float = 0.25", 4),
         parse('keys_strings = ["a", "no", "a"], values_floats = [0.5, -1.5, 2.0]'),
+        parse(TENSORS.replace("KIND", "float"), 4),
     ],
-    ids=["plain", "default", "version 4", "a word twice"],
+    ids=["plain", "default", "version 4", "a word twice", "tensors"],
 )
 
 
@@ -64,7 +67,8 @@ def test_the_table_has_a_gradient(model: onnx.ModelProto) -> None:
 
 
 def keys_of(model: onnx.ModelProto) -> list[bytes]:
-    return next(list(a.strings) for a in model.graph.node[0].attribute if a.name == "keys_strings")
+    held = next(a for a in model.graph.node[0].attribute if a.name.startswith("keys_"))
+    return [*held.strings, *held.t.string_data]
 
 
 @EVERY
@@ -85,6 +89,22 @@ def test_numbers_go_back(model: onnx.ModelProto, order: str) -> None:
     found = run(written.proto, {"x": WORDS})["y"]
     np.testing.assert_allclose(found, module.predict(WORDS)["y"].detach(), rtol=1e-6)
     np.testing.assert_allclose(found, run(module.model("hard"), {"x": WORDS})["y"], rtol=1e-6)
+
+
+def test_a_table_of_doubles() -> None:
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 4]>
+        g (string[N, 2] x) => (double[N, 2] y) {{
+            [means] y = ai.onnx.ml.LabelEncoder <{TENSORS.replace("KIND", "double")}> (x)
+        }}"""
+    )
+    module = to_torch(model)
+    assert module.model("native") == model
+    values = {name: tensor.value + 1 / 3 for name, tensor in module.learned.items()}
+    module.load_tensors(values)
+    tuned = run(module.model("native"), {"x": WORDS})["y"]
+    np.testing.assert_array_equal(tuned, run(model, {"x": WORDS})["y"] + 1 / 3)
+    np.testing.assert_array_equal(module.predict(WORDS)["y"].detach(), tuned)
 
 
 def test_the_table_is_counted() -> None:

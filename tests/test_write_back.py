@@ -64,6 +64,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "HistGradientBoostingClassifier": {"max_iter": 5},
     "HistGradientBoostingRegressor": {"max_iter": 5},
     "IncrementalPCA": {"n_components": 3},
+    "KBinsDiscretizer": {"encode": "onehot-dense", "quantile_method": "averaged_inverted_cdf"},
     "LGBMClassifier": {"n_estimators": 5, "verbose": -1, "n_jobs": 1},
     "LGBMRanker": {"n_estimators": 5, "verbose": -1, "n_jobs": 1},
     "LGBMRegressor": {"n_estimators": 5, "verbose": -1, "n_jobs": 1},
@@ -90,7 +91,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 # No rows are like numbers, or an offset that is not theirs is moved: they have tests of their own.
-APART = {"TfidfVectorizer", "TfidfTransformer", "MaxAbsScaler"}
+APART = {"TfidfVectorizer", "TfidfTransformer", "MaxAbsScaler", "TargetEncoder"}
 KINDS = [(library, name) for library, name in sorted(all_steps()) if name not in APART]
 
 

@@ -44,6 +44,7 @@ from sklearn.multioutput import MultiOutputRegressor
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import (
+    KBinsDiscretizer,
     MaxAbsScaler,
     MinMaxScaler,
     OneHotEncoder,
@@ -214,6 +215,49 @@ def test_weights_of_words() -> None:
     assert rows_that_differ(written.predict_proba(texts), answers) == 0
     assert rows_that_differ(fitted.predict_proba(texts), answers) > 100
     assert not np.array_equal(written[0].idf_, fitted[0].idf_)
+
+
+def towns(columns: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(2)
+    table = rng.choice(np.array(["Basel", "Linz", "Graz"], object), (400, columns))
+    return table, (table == "Linz").sum(axis=1) + rng.normal(0, 0.3, 400)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_tables_of_words(columns: int) -> None:
+    """As many unknown words as others; what stands for them is one number in the encoder."""
+    table, target = towns(columns)
+    fitted = make_pipeline(TargetEncoder(), Ridge()).fit(table, target)
+    model = onnxtune.to_onnx(fitted, table)
+    module = onnxtune.to_torch(model)
+    change = {"values": np.float32([0.5, -0.25, 1.0]), "default": np.float32(-0.5)}
+    tensors = {
+        name: tensor.value + change.get(name.split("/")[1], np.float32(0.1))
+        for name, tensor in module.learned.items()
+    }
+    large = np.where(np.random.default_rng(3).random(table.shape) < 0.5, table, "Wien")
+    check(fitted, model, native(module.prepared, tensors).proto, large)
+
+
+def test_unknown_words_that_two_columns_see_differently() -> None:
+    table, target = towns(2)
+    fitted = make_pipeline(TargetEncoder(), Ridge()).fit(table, target)
+    module = onnxtune.to_torch(onnxtune.to_onnx(fitted, table))
+    tensors = {name: tensor.value for name, tensor in module.learned.items()}
+    (name,) = (name for name in tensors if name.endswith("LabelEncoder1/default"))
+    tensors[name] = tensors[name] + 1
+    tuned = native(module.prepared, tensors).proto
+    with pytest.raises(UnsupportedError, match=r"freeze=\['LabelEncoder1/default'\]"):
+        write_back(fitted, tuned)
+    module.freeze(name)  # what the message says can be done
+
+
+def test_edges_out_of_order() -> None:
+    fitted = fit(KBinsDiscretizer(4, encode="ordinal"), X)
+    module = onnxtune.to_torch(onnxtune.to_onnx(fitted))
+    tensors = {name: tensor.value[::-1] for name, tensor in module.learned.items()}
+    with pytest.raises(UnsupportedError, match="edges of its column 0 out of order"):
+        write_back(fitted, native(module.prepared, tensors).proto)
 
 
 # What is tuned

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,18 +14,21 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state, get_tags
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
 
-from onnxtune.errors import DataError, UnsupportedError
+from onnxtune.errors import ArgumentError, DataError, UnsupportedError
 from onnxtune.export import SavedForm
 from onnxtune.sklearn.fitting import Fitted, Rows, fit_and_tune, seeded, tune_file
 from onnxtune.sklearn.inputs import Takes, checked_rows, feeds, rows_for_tuning, taken_by
 from onnxtune.sklearn.predictor import Predictor
+from onnxtune.validation import is_pair
+from onnxtune.weights import sample_weights
 
 Array = np.ndarray[Any, Any]
 
 # Parameters that `onnxtune.tune` has under the same names.
 TUNING = (
-    *("loss", "output", "routing", "temperature", "max_size", "companion", "freeze", "noise"),
-    *("epochs", "batch_size", "lr", "clip", "precision", "patience", "device", "threads"),
+    *("loss", "output", "routing", "temperature", "max_size", "companion", "only_numbers"),
+    *("freeze", "noise", "epochs", "batch_size", "lr", "clip", "precision", "patience"),
+    *("device", "threads"),
 )
 
 # What a fit leaves that belongs to this process.
@@ -45,6 +49,7 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
         temperature: float | Literal["auto"] = "auto",
         max_size: float = 1,
         companion: bool = False,
+        only_numbers: bool = False,
         freeze: str | Iterable[str] = (),
         noise: float = 0.0,
         epochs: int = 30,
@@ -66,6 +71,7 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
         self.temperature = temperature
         self.max_size = max_size
         self.companion = companion
+        self.only_numbers = only_numbers
         self.freeze = freeze
         self.noise = noise
         self.epochs = epochs
@@ -127,25 +133,25 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
 
     # Fitting
 
-    def _fit(self, X: Any, y: Array | None, weight: Any, *, classes: bool, **arguments: Any) -> Any:
+    def _fit(self, rows: Rows, *, classes: bool, **arguments: Any) -> None:
         """Fit and tune on checked rows; of classes `y` is as models hold them."""
         seed = self._seed()
-        rows = Rows(X, y, weight).counting()
+        rows = rows.counting()
+        if is_pair(rows.valid):
+            rows = replace(rows, valid=self._own_rows(*rows.valid))
         asked = (
             {name: getattr(self, name) for name in TUNING if hasattr(self, name)}
             | {"seed": seed}
             | arguments
         )
-        found = self._found(rows, classes, asked)
-        self._take(found)
-        return self
+        self._take(self._found(rows, classes, asked))
 
     def _found(self, rows: Rows, classes: bool, asked: dict[str, Any]) -> Fitted:
         if self._is_file():
-            return tune_file(self._file(), rows, self.valid, self.form, asked)
+            return tune_file(self._file(), rows, self.form, asked)
         seed = None if self.random_state is None else int(asked["seed"])
         own = seeded(self.estimator, seed)
-        return fit_and_tune(own, rows, classes, self.valid, self.form, asked)
+        return fit_and_tune(own, rows, classes, self.form, asked)
 
     def _take(self, found: Fitted) -> None:
         """Keep what a fit brought."""
@@ -181,6 +187,32 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
+    def _own_rows(self, X: Any, y: Any, weight: Any = None) -> Rows:
+        """Rows to judge by that came apart, held against those of the fit."""
+        try:
+            rows = self._checked(X, y, reset=False)
+            return Rows(rows, *self._as_held(y, self._weights(weight, rows)))
+        except ValueError as error:
+            raise DataError(f"valid: {error}") from error
+
+    def _as_held(self, y: Any, weight: Array | None) -> tuple[Array, Array | None]:
+        """The target and the weights of further rows, as a fitted model holds them."""
+        raise NotImplementedError
+
+    def _check_estimator(self, method: str) -> None:
+        """Refuse what cannot be wrapped.
+
+        Raises:
+            ArgumentError: it has no such method.
+        """
+        own = self.estimator
+        if not self._is_file() and (isinstance(own, type) or not hasattr(own, method)):
+            name = own.__name__ if isinstance(own, type) else type(own).__name__
+            raise ArgumentError(
+                f"{type(self).__name__} wraps an estimator that has `{method}`, or an ONNX model, "
+                f"and not {name}{' itself: call it' * isinstance(own, type)}."
+            )
+
     def _checked(self, X: Any, y: Any, *, reset: bool, optional: bool = False) -> Any:
         """The rows of a fit, or of more tuning.
 
@@ -201,19 +233,23 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
     def _weights(self, sample_weight: Any, X: Any) -> Array | None:
         if sample_weight is None:
             return None
-        count = Rows(X, None, None)
-        return np.asarray(_check_sample_weight(sample_weight, np.empty((len(count), 1))))
+        count = len(Rows(X, None, None))
+        found = _check_sample_weight(sample_weight, np.empty((count, 1)))
+        return sample_weights(found, count, none=True)
 
-    def _go_on(self, X: Any, y: Array, weight: Array | None) -> Any:
+    def _go_on(self, X: Any, y: Any, sample_weight: Any) -> None:
         """Tune on these rows once, on what came of all before.
 
         Raises:
+            ValueError: they are other rows than those of the fit, or hold other classes.
             UnsupportedError: nothing in the model can be tuned, or it is not in the native form.
         """
         if self.form != "native":
             raise UnsupportedError(
                 f"partial_fit goes on tuning the native form, and form is {self.form!r}."
             )
+        rows = self._checked(X, y, reset=False)
+        target, weight = self._as_held(y, self._weights(sample_weight, rows))
         tuner = vars(self).get("_tuner")
         if tuner is None:
             from onnxtune.tuner import Tuner
@@ -229,13 +265,12 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
                 clip=self.clip,
                 device=self.device,
             )
-        tuner.partial_fit(rows_for_tuning(X), y, weight)
+        tuner.partial_fit(rows_for_tuning(rows), target, weight)
         self._tuner, self.result_ = tuner, None
         self.report_ = self.report_ | {
             "online": {"rows": tuner.rows, "gain": tuner.gain, "z": tuner.z}
         }
         self._serve(tuner.model().SerializeToString())
-        return self
 
     # Answering
 
@@ -266,4 +301,11 @@ class TunedEstimator(BaseEstimator):  # type: ignore[misc]
         parts = [ready.run(feed, outputs) for feed in feeds(rows, ready.inputs, ready.finite)]
         if len(parts) == 1:
             return parts[0]
-        return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
+        return [_joined(pieces) for pieces in zip(*parts, strict=True)]
+
+
+def _joined(pieces: Sequence[Any]) -> Any:
+    """An output for rows that came in pieces; of several targets these stand first."""
+    if isinstance(pieces[0], list):
+        return [np.concatenate(each) for each in zip(*pieces, strict=True)]
+    return np.concatenate(pieces, axis=1 if pieces[0].ndim == 3 else 0)

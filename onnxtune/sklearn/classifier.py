@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
-from sklearn.base import ClassifierMixin
+from sklearn.base import ClassifierMixin, is_regressor
 from sklearn.utils import compute_sample_weight, get_tags
 
 from onnxtune.classes import class_labels, label_outputs, score_output, scored_labels
-from onnxtune.errors import DataError, ModelError
+from onnxtune.errors import ArgumentError, DataError, ModelError
+from onnxtune.runtime import output_types
 from onnxtune.sklearn.availability import available_if_known
 from onnxtune.sklearn.base import TunedEstimator
 from onnxtune.sklearn.fitting import Rows
@@ -43,7 +45,7 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
         valid: which rows to hold out from the fit and to judge by: a share, "last", rows' numbers,
             booleans or groups as of `onnxtune.tune`, or (X, y) or (X, y, weights) of their own.
         loss: as of `onnxtune.tune`, and so are `output`, `sampling`, `routing`,
-            `temperature`, `max_size`, `companion`, `freeze`, `noise`, `epochs`,
+            `temperature`, `max_size`, `companion`, `only_numbers`, `freeze`, `noise`, `epochs`,
             `batch_size`, `lr`, `clip`, `precision`, `patience` and `device`.
         class_weight: "balanced", or a mapping of labels to weights, for the fit and for tuning.
         form: in which form the model answers: "native", "hard" or "soft".
@@ -75,6 +77,7 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
         temperature: Any = "auto",
         max_size: float = 1,
         companion: bool = False,
+        only_numbers: bool = False,
         freeze: Any = (),
         noise: float = 0.0,
         epochs: int = 30,
@@ -97,6 +100,7 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
             temperature=temperature,
             max_size=max_size,
             companion=companion,
+            only_numbers=only_numbers,
             freeze=freeze,
             noise=noise,
             epochs=epochs,
@@ -137,18 +141,19 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
             ValueError: rows, labels or parameters that cannot be used.
             UnsupportedError: the estimator has no export.
         """
-        rows = self._checked(X, y, reset=True)
-        target = checked_target(y, numbers=False)
+        self._check_estimator("predict")
+        if not self._is_file() and is_regressor(self.estimator):
+            raise ArgumentError("the estimator is a regressor: TunedRegressor wraps it.")
+        checked = self._checked(X, y, reset=True)
+        weight = self._weights(sample_weight, checked)
         # A class whose rows all weigh nothing is not there.
-        counted = Rows(rows, target, self._weights(sample_weight, rows)).counting()
-        rows, target = counted.X, np.asarray(counted.y)
-        classes = self._classes_of_file() if self._is_file() else classes_of(target)
-        labels = classes.encoded(target)
-        self._classes = classes
-        weight = self._weighted(target, counted.weight)
-        self._fit(rows, labels, weight, classes=True, sampling=self.sampling)
-        self.classes_ = classes.given
-        self._look_at(rows)
+        rows = Rows(checked, checked_target(y, numbers=False), weight, self.valid).counting()
+        target = np.asarray(rows.y)
+        self._classes = self._classes_of_file() if self._is_file() else classes_of(target)
+        target, weight = self._as_held(target, rows.weight)
+        self._fit(replace(rows, y=target, weight=weight), classes=True, sampling=self.sampling)
+        self.classes_ = self._classes.given
+        self._look_at(rows.X)
         return self
 
     def partial_fit(
@@ -173,18 +178,20 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
                     "fitted on them."
                 )
             return self.fit(X, y, sample_weight)
-        rows = self._checked(X, y, reset=False)
-        target = checked_target(y, numbers=False)
-        labels = self._classes.encoded(target)
-        self._go_on(rows, labels, self._weighted(target, self._weights(sample_weight, rows)))
+        known = np.unique(self.classes_) if self._classes.single else None
+        if known is not None and classes is not None and set(classes) != set(known):
+            raise DataError("the classes are not those of the fit; fit it again.")
+        self._go_on(X, y, sample_weight)
         return self
 
-    def _weighted(self, target: Array, weight: Array | None) -> Array | None:
-        """The weights of rows with those of their classes: both the fit and tuning heed them."""
+    def _as_held(self, y: Any, weight: Array | None) -> tuple[Array, Array | None]:
+        target = checked_target(y, numbers=False)
+        labels = self._classes.encoded(target)
         if self.class_weight is None:
-            return weight
+            return labels, weight
+        # Both the fit and tuning heed them.
         own = np.asarray(compute_sample_weight(self.class_weight, target))
-        return own if weight is None else own * weight
+        return labels, own if weight is None else own * weight
 
     def _classes_of_file(self) -> Classes:
         proto = self._file()
@@ -201,6 +208,9 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
         labels, score = label_outputs(proto), self.output or score_output(proto)
         if not labels:
             raise ModelError("the model has no output of labels: it is no classifier.")
+        if score is None and not self._classes.single:  # a tensor for each target
+            sequences = (value for value in output_types(proto) if "seq(tensor" in value.kind)
+            score = next((value.name for value in sequences), None)
         self._label, self._score = [labels[0]], [score] if score else []
         values = self._classes.values
         self._plain = self._classes.plain
@@ -312,5 +322,8 @@ class TunedClassifier(ClassifierMixin, TunedEstimator):  # type: ignore[misc]
     def _ordered(self, scores: Any) -> Any:
         """Scores in the order of `classes_`."""
         if isinstance(scores, list) or scores.ndim == 3:  # of each target its own
+            widths = None if self._classes.single else map(len, self._classes.values)
+            if widths is not None:  # a forest's are as wide as the widest
+                scores = [each[:, :width] for each, width in zip(scores, widths, strict=True)]
             return [np.clip(each, 0, 1) if self._probable else each for each in scores]
         return scores if self._order is None else scores[:, self._order]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from sklearn.utils.validation import has_fit_parameter
 
 from onnxtune.errors import DataError, UnsupportedError
 from onnxtune.export import SavedForm
-from onnxtune.sklearn.holding_out import LEAST, held_out
+from onnxtune.members import members
+from onnxtune.sklearn.holding_out import LEAST, held_out, valid_among
 from onnxtune.sklearn.inputs import rows_for_tuning
 
 _log = logging.getLogger(__name__)
@@ -29,17 +30,19 @@ class Rows:
     """Checked rows with a target as models hold it, and weights.
 
     `X` is what an estimator is fitted on; `y` is None only where there is nothing to tune toward.
+    `valid` tells which of them judge, as of `onnxtune.tune`, or is `Rows` that do.
     """
 
     X: Any
     y: Array | None
     weight: Array | None
+    valid: Any = None
 
     def __len__(self) -> int:
         return int(self.X.shape[0]) if hasattr(self.X, "shape") else len(self.X)
 
     def take(self, rows: Array) -> Rows:
-        """Some of the rows."""
+        """Some of the rows, without `valid`."""
         y, weight = (None if each is None else each[rows] for each in (self.y, self.weight))
         return Rows(_safe_indexing(self.X, rows), y, weight)
 
@@ -47,7 +50,15 @@ class Rows:
         """Those that count for something; all where none does, for the estimator to refuse."""
         if self.weight is None or self.weight.all() or not self.weight.any():
             return self
-        return self.take(np.flatnonzero(self.weight))
+        kept = np.flatnonzero(self.weight)
+        own = isinstance(self.valid, Rows)
+        valid = self.valid if own else valid_among(self.valid, kept, len(self))
+        return replace(self.take(kept), valid=valid)
+
+    def as_valid(self) -> tuple[Any, ...]:
+        """(X, y) or (X, y, weights), for `onnxtune.tune` to validate on."""
+        pair = (rows_for_tuning(self.X), self.y)
+        return pair if self.weight is None else (*pair, self.weight)
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,6 @@ def fit_and_tune(
     estimator: Any,
     rows: Rows,
     classes: bool,
-    valid: Any,
     form: SavedForm,
     arguments: Mapping[str, Any],
     export: Export = exported,
@@ -110,7 +120,6 @@ def fit_and_tune(
         estimator: to clone.
         rows: to fit and tune on.
         classes: whether the target holds classes.
-        valid: which rows judge; a tuple holds rows of its own.
         form: in which the model is to run.
         arguments: further ones of `onnxtune.tune`.
         export: of a fitted clone.
@@ -121,7 +130,7 @@ def fit_and_tune(
     if rows.y is None:
         kept = "there is no y to tune toward"
     else:
-        parts = _parts(rows, classes, valid, int(arguments["seed"]))
+        parts = _parts(rows, classes, int(arguments["seed"]))
         if isinstance(parts, str):
             kept = parts
         else:
@@ -137,12 +146,12 @@ def fit_and_tune(
 
 
 def tune_file(
-    model: onnx.ModelProto, rows: Rows, valid: Any, form: SavedForm, arguments: Mapping[str, Any]
+    model: onnx.ModelProto, rows: Rows, form: SavedForm, arguments: Mapping[str, Any]
 ) -> Fitted:
     """Tune a model that comes as it is, none of whose rows these are."""
     from onnxtune.tuning import tune
 
-    if rows.y is None or (isinstance(valid, float) and len(rows) < LEAST):
+    if rows.y is None or (isinstance(rows.valid, float) and len(rows) < LEAST):
         kept = "there is no y to tune toward" if rows.y is None else f"{LEAST} rows are needed"
         return _untuned(model, None, form, None, kept)
     try:
@@ -150,7 +159,7 @@ def tune_file(
             model,
             rows_for_tuning(rows.X),
             rows.y,
-            valid=valid,
+            valid=rows.valid.as_valid() if isinstance(rows.valid, Rows) else rows.valid,
             sample_weight=rows.weight,
             **arguments,
         )
@@ -163,13 +172,12 @@ def tune_file(
 _NO_GAIN = "tuning brought no gain on the validation rows beyond chance"
 
 
-def _parts(rows: Rows, classes: bool, valid: Any, seed: int) -> tuple[Rows, Rows] | str:
+def _parts(rows: Rows, classes: bool, seed: int) -> tuple[Rows, Rows] | str:
     """Rows to fit and train on, and rows to judge by."""
     assert rows.y is not None
-    if isinstance(valid, tuple):
-        X, y, *weight = valid
-        return rows, Rows(X, np.asarray(y), np.asarray(weight[0]) if weight else None)
-    found = held_out(rows.y, classes, valid, seed)
+    if isinstance(rows.valid, Rows):
+        return rows, rows.valid
+    found = held_out(rows.y, classes, rows.valid, seed)
     return found if isinstance(found, str) else (rows.take(found[0]), rows.take(found[1]))
 
 
@@ -188,13 +196,12 @@ def _tuned(
         part = fitted(estimator, rest)
     except Exception as error:  # an estimator raises anything; all rows together may do
         return None, f"it could not be fitted without the validation rows ({error})"
-    valid = (rows_for_tuning(judges.X), judges.y)
     try:
         result = tune(
             export(part, rest),
             rows_for_tuning(rest.X),
             rest.y,
-            valid=valid if judges.weight is None else (*valid, judges.weight),
+            valid=judges.as_valid(),
             sample_weight=rest.weight,
             **arguments,
         )
@@ -255,9 +262,10 @@ def fitted(estimator: Any, rows: Rows) -> Any:
             )
         else:
             arguments[name] = rows.weight
-    if rows.y is None:
-        return own.fit(rows.X, **arguments)
-    return own.fit(rows.X, rows.y, **arguments)
+    # XGBoost takes for missing what a sparse matrix does not hold, and a model reads zeros.
+    zeros = any(type(member).__module__.startswith("xgboost") for member in members(own))
+    X = rows_for_tuning(rows.X) if zeros else rows.X
+    return own.fit(X, **arguments) if rows.y is None else own.fit(X, rows.y, **arguments)
 
 
 def _weight_argument(estimator: Any) -> str | None:

@@ -8,12 +8,32 @@ import numpy as np
 
 from onnxtune.data import Table
 from onnxtune.errors import ArgumentError
-from onnxtune.validation import hold_out
+from onnxtune.tables import to_array
+from onnxtune.validation import hold_out, is_pair, numbered
 
 Array = np.ndarray[Any, Any]
 
 # With fewer a verdict says nothing.
 LEAST = 10
+
+
+def valid_among(valid: Any, kept: Array, rows: int) -> Any:
+    """What `valid` says of some of the rows.
+
+    Args:
+        valid: as `onnxtune.tune` takes it; rows of their own stay.
+        kept: [M] the numbers of these rows.
+        rows: how many there were.
+
+    Raises:
+        ArgumentError: it holds numbers of rows that are not there.
+    """
+    array = np.zeros(()) if is_pair(valid) else to_array(valid, "valid")
+    if array.ndim == 0:
+        return valid
+    if array.ndim == 1 and len(array) != rows and array.dtype.kind in "iu":
+        array = numbered(array, rows)
+    return array[kept] if len(array) == rows else valid
 
 
 def held_out(y: Array, classes: bool, valid: Any, seed: int) -> tuple[Array, Array] | str:

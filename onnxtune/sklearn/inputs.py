@@ -132,8 +132,12 @@ def feeds(X: Any, inputs: list[ValueType], finite: bool) -> Iterator[dict[str, A
             yield load_data(rows_for_tuning(X[at : at + step]), inputs, origin="X").feed
         return
     feed = load_data(X, inputs, origin="X").feed
-    if finite and to_frame(X) is not None:
+    frame = to_frame(X) if finite else None
+    if frame is not None:
         for name, array in feed.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise DataError(f"Input X contains NaN or infinity in column '{name}'.")
+            bad = ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros((1, 1), bool)
+            if bad.any():
+                first = int(np.argmax(bad.any(axis=0)))
+                column = name if name in frame.columns else frame.columns[first]
+                raise DataError(f"Input X contains NaN or infinity in column '{column}'.")
     yield feed

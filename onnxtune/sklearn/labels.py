@@ -19,8 +19,9 @@ Array = np.ndarray[Any, Any]
 class Classes:
     """The classes of a target, or of each of its columns.
 
-    ONNX knows labels of integers and strings. Others (floats, booleans) go by their places. Strings
-    are held as objects, as onnxruntime makes them.
+    ONNX knows labels of integers and strings. Others (floats, booleans) go by their places, and so
+    do all where one of several targets has no integers. Strings are held as objects, as onnxruntime
+    makes them.
 
     Attributes:
         values: [K] of each column.
@@ -43,6 +44,12 @@ class Classes:
         Raises:
             DataError: it holds other classes.
         """
+        count = 1 if y.ndim == 1 else y.shape[1]
+        if (y.ndim == 1) != self.single or count != len(self.values):
+            raise DataError(
+                f"y has {count} column{'s' * (count > 1)}, and the model has {len(self.values)} "
+                f"target{'s' * (len(self.values) > 1)}."
+            )
         columns = [y] if self.single else list(y.T)
         for column, known in zip(columns, self.values, strict=True):
             others = np.setdiff1d(column, known)
@@ -51,10 +58,16 @@ class Classes:
                     f"y holds the class {shown(others[0])}, which was not there when the model was "
                     "fitted; fit it again."
                 )
-        if all(map(_has_labels, self.values)):
+        if self._as_they_are:
             return y
         places = [np.searchsorted(*pair) for pair in zip(self.values, columns, strict=True)]
         return places[0] if self.single else np.stack(places, axis=1)
+
+    @property
+    def _as_they_are(self) -> bool:
+        """Whether a model can hold the classes themselves: of several targets it has numbers."""
+        has = _has_labels if self.single else _are_whole
+        return all(map(has, self.values))
 
     @property
     def plain(self) -> bool:
@@ -70,14 +83,18 @@ class Classes:
         return self._column(self.values[0], labels.reshape(len(labels)))
 
     def _column(self, values: Array, labels: Array) -> Array:
-        if _has_labels(values):
+        if self._as_they_are:
             return labels.astype(values.dtype, copy=False)
         return np.asarray(values.take(labels))
 
 
 def _has_labels(values: Array) -> bool:
     """Whether ONNX has labels of this kind."""
-    return values.dtype.kind in "iu" or _are_strings(values)
+    return _are_whole(values) or _are_strings(values)
+
+
+def _are_whole(values: Array) -> bool:
+    return values.dtype.kind in "iu"
 
 
 def _are_strings(values: Array) -> bool:

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from sklearn.base import RegressorMixin
+from sklearn.base import RegressorMixin, is_classifier
 
+from onnxtune.classes import class_labels
+from onnxtune.errors import ArgumentError
 from onnxtune.sklearn.base import TunedEstimator
+from onnxtune.sklearn.fitting import Rows
 from onnxtune.sklearn.inputs import checked_target
 from onnxtune.sklearn.serving import number_output
 
@@ -24,8 +27,8 @@ class TunedRegressor(RegressorMixin, TunedEstimator):  # type: ignore[misc]
         valid: which rows to hold out from the fit and to judge by: a share, "last", rows' numbers,
             booleans or groups as of `onnxtune.tune`, or (X, y) or (X, y, weights) of their own.
         loss: as of `onnxtune.tune`, and so are `output`, `routing`, `temperature`,
-            `max_size`, `companion`, `freeze`, `noise`, `epochs`, `batch_size`, `lr`,
-            `clip`, `precision`, `patience` and `device`.
+            `max_size`, `companion`, `only_numbers`, `freeze`, `noise`, `epochs`,
+            `batch_size`, `lr`, `clip`, `precision`, `patience` and `device`.
         form: in which form the model answers: "native", "hard" or "soft".
         threads: of torch, and of the session that answers; "auto" leaves them to either.
         random_state: a whole number is the seed of tuning, and of estimators inside that have none;
@@ -53,10 +56,11 @@ class TunedRegressor(RegressorMixin, TunedEstimator):  # type: ignore[misc]
             ValueError: rows, numbers or parameters that cannot be used.
             UnsupportedError: the estimator has no export.
         """
+        self._check_numbers()
         rows = self._checked(X, y, reset=True)
-        target = checked_target(y, numbers=True)
+        target, weight = self._as_held(y, self._weights(sample_weight, rows))
         self._single = target.ndim == 1
-        self._fit(rows, target, self._weights(sample_weight, rows), classes=False)
+        self._fit(Rows(rows, target, weight, self.valid), classes=False)
         return self
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> TunedRegressor:
@@ -73,10 +77,18 @@ class TunedRegressor(RegressorMixin, TunedEstimator):  # type: ignore[misc]
         """
         if not self.__sklearn_is_fitted__():
             return self.fit(X, y, sample_weight)
-        rows = self._checked(X, y, reset=False)
-        target = checked_target(y, numbers=True)
-        self._go_on(rows, target, self._weights(sample_weight, rows))
+        self._go_on(X, y, sample_weight)
         return self
+
+    def _as_held(self, y: Any, weight: Array | None) -> tuple[Array, Array | None]:
+        return checked_target(y, numbers=True), weight
+
+    def _check_numbers(self) -> None:
+        """Refuse classifiers, whose probabilities would pass for several targets."""
+        self._check_estimator("predict")
+        known = class_labels(self._file()) if self._is_file() else is_classifier(self.estimator)
+        if known:
+            raise ArgumentError("the estimator is a classifier: TunedClassifier wraps it.")
 
     def predict(self, X: Any) -> Array:
         """[N] float32 (or what the model holds), of several targets [N, K].

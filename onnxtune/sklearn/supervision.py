@@ -18,7 +18,7 @@ from onnxtune.preparation import set_opset
 from onnxtune.runtime import output_types
 from onnxtune.sklearn.inputs import feeds
 from onnxtune.sklearn.predictor import Predictor
-from onnxtune.sklearn.serving import number_output
+from onnxtune.sklearn.serving import cut_at, number_output
 
 Array = np.ndarray[Any, Any]
 
@@ -61,6 +61,14 @@ def marked(proto: onnx.ModelProto) -> onnx.ModelProto:
     del found.graph.output[:]
     found.graph.output.append(helper.make_tensor_value_info(TRANSFORMED, single, kind.shape))
     return found
+
+
+def unmarked(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """What `marked` was given, up to the numbers; other models as they are."""
+    for node in proto.graph.node:
+        if node.name == TRANSFORMED and list(node.output) == [TRANSFORMED]:
+            return cut_at(proto, node.input[0])
+    return proto
 
 
 def with_head(transformer: onnx.ModelProto, head: onnx.ModelProto) -> onnx.ModelProto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -127,17 +128,17 @@ class TunedTransformer(  # type: ignore[call-arg]
             ValueError: rows, targets or parameters that cannot be used.
             UnsupportedError: the transformer or the head has no export.
         """
-        rows = self._checked(X, y, reset=True, optional=True)
-        target = None if y is None else checked_target(y, numbers=False)
+        self._check_estimator("transform")
+        checked = self._checked(X, y, reset=True, optional=True)
+        weight = self._weights(sample_weight, checked)
+        rows = Rows(checked, None, weight, self.valid)
         self._classes: Classes | None = None
-        self._supervised = target is not None
-        if target is not None and self._holds_classes(target):
-            self._classes = classes_of(target)
-            target = self._classes.encoded(target)
-        elif target is not None:
-            target = checked_target(target, numbers=True)
-        weight = self._weights(sample_weight, rows)
-        self._fit(rows, target, weight, classes=self._classes is not None)
+        self._supervised = y is not None
+        if self._supervised:
+            target = checked_target(y, numbers=False)
+            self._classes = classes_of(target) if self._holds_classes(target) else None
+            rows = replace(rows, y=self._as_held(target, weight)[0])
+        self._fit(rows, classes=self._classes is not None)
         self._names_out = _names_out(self.estimator_, self)
         return self
 
@@ -155,14 +156,14 @@ class TunedTransformer(  # type: ignore[call-arg]
         """
         if not self.__sklearn_is_fitted__():
             return self.fit(X, y, sample_weight)
-        rows = self._checked(X, y, reset=False)
         if not self._supervised:
             raise DataError("the transformer was fitted without y, and has no head to tune on.")
-        target = checked_target(y, numbers=self._classes is None)
-        if self._classes is not None:
-            target = self._classes.encoded(target)
-        self._go_on(rows, target, self._weights(sample_weight, rows))
+        self._go_on(X, y, sample_weight)
         return self
+
+    def _as_held(self, y: Any, weight: Array | None) -> tuple[Array, Array | None]:
+        target = checked_target(y, numbers=self._classes is None)
+        return target if self._classes is None else self._classes.encoded(target), weight
 
     def transform(self, X: Any) -> Any:
         """[N, K] float32, or a DataFrame where `set_output` asks for one.
@@ -205,9 +206,7 @@ class TunedTransformer(  # type: ignore[call-arg]
         seed = None if self.random_state is None else int(asked["seed"])
         inner = FileTransformer(self._file()) if self._is_file() else self.estimator
         own = seeded(inner, seed)
-        return fit_and_tune(
-            own, rows, classes, self.valid, self.form, asked, self._exported, beside=HEAD
-        )
+        return fit_and_tune(own, rows, classes, self.form, asked, self._exported, beside=HEAD)
 
     def _exported(self, transformer: Any, rows: Rows) -> onnx.ModelProto:
         """The model of a fitted transformer, with a head that is fitted on what it says."""

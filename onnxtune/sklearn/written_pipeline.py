@@ -10,12 +10,13 @@ import numpy as np
 import onnx
 
 from onnxtune import converters
-from onnxtune.errors import UnsupportedError
+from onnxtune.errors import ArgumentError, UnsupportedError
 from onnxtune.estimators import make_ready
 from onnxtune.model import ModelLike, load
 from onnxtune.result import TuneResult
 from onnxtune.runtime import input_types
 from onnxtune.saved_form import check_native
+from onnxtune.sklearn.base import TunedEstimator
 from onnxtune.sklearn.number_places import (
     Change,
     Difference,
@@ -30,6 +31,7 @@ from onnxtune.sklearn.step_export import StepExport, export_steps
 from onnxtune.sklearn.step_problems import Problems
 from onnxtune.sklearn.steps.registry import find
 from onnxtune.sklearn.steps.step import Part
+from onnxtune.sklearn.supervision import unmarked
 from rewrites.core.rewrite import Array
 
 # How far numbers may be from the tuned ones, over their size: a few roundings to float32.
@@ -42,7 +44,15 @@ _ROLES = {
     "target_weights": "leaf_values",
     "imputed_value_floats": "fill",
     "kernel_params": "gamma",
+    "values_floats": "values",
+    "default_float": "default",
 }
+
+
+_TUNED = (
+    "write_back takes a fitted pipeline and what became of its numbers: of a tuned estimator "
+    "write_back(tuned.estimator_, tuned.onnx_)."
+)
 
 
 def write_back(fitted_pipeline: Any, result: TuneResult | ModelLike) -> Any:
@@ -61,16 +71,20 @@ def write_back(fitted_pipeline: Any, result: TuneResult | ModelLike) -> Any:
         An estimator of the same class.
 
     Raises:
+        ArgumentError: one is None, or an estimator that tunes.
         UnsupportedError: tuning changed what a step cannot hold, and every such step is named; or
             the model is not in the native form.
         ModelError: the pipeline is not fitted, or the model unreadable.
     """
+    for given in (fitted_pipeline, result):
+        if given is None or isinstance(given, TunedEstimator):
+            raise ArgumentError(_TUNED)
     make_ready(fitted_pipeline)
     written = copy.deepcopy(fitted_pipeline)
     if isinstance(result, TuneResult):
-        before, after = result.prepared.source.proto, result.model("native")
+        before, after = unmarked(result.prepared.source.proto), unmarked(result.model("native"))
     else:
-        before, after = None, check_native(load(result)).proto
+        before, after = None, unmarked(check_native(load(result)).proto)
     match = _matched(written, before, after)
     problems = Problems(match.names, _titles(written))
     for node, what in match.found.others.items():
