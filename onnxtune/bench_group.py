@@ -113,6 +113,7 @@ class Group:
                 self._names.append((one.model, True))
                 self._candidates[one.model, True] = one
                 self._feeds[one.model] = feed
+                self._judge.prove(one.model)  # what a library refuses is told in its row
             for shown, reason in refused.items():
                 self._names.append((shown, True))
                 self._refused[shown] = reason
@@ -173,11 +174,11 @@ class Group:
         if fixed and fixed != size:
             return f"the model takes batches of {fixed:,} only"
         try:
-            return candidate.calls(_batches(model, self._feeds[name], size))
+            batches = _batches(model, self._feeds[name], size)
         except (MemoryError, OverflowError, ValueError):  # numpy's words for far too many rows
             return "out of memory (the batch alone does not fit)"
-        except UnsupportedError as error:
-            return str(error)
+        try:
+            return candidate.calls(batches)
         except Exception as error:  # onnxruntime's exceptions share no public base class
             return self._judge.reason(error, name)
 

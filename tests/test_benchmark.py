@@ -434,6 +434,17 @@ def test_an_estimators_own_library() -> None:
         assert report.rows[1].median_s and report.rows[1].ratio and report.rows[1].error is None
 
 
+def test_what_an_estimator_refuses_is_its_row() -> None:
+    fitted, _ = boosted()
+    other = bench(model("y = Neg(x)", "float[N, 2] x"), ROWS, native=fitted, batch_sizes=1, **QUICK)
+    assert other.rows[0].error is None
+    assert other.rows[1].error and "features" in other.rows[1].error
+    pair = model("y = Mul(x, z)", "float[N, 2] x, float[N, 1] z")
+    two = bench(pair, native=fitted, batch_sizes=4, **QUICK)
+    assert two.rows[0].error is None
+    assert two.rows[1].error and "memory" not in two.rows[1].error
+
+
 def test_other_libraries_where_they_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand-ins with the functions that they are called by."""
     import importlib.util

@@ -364,3 +364,19 @@ def test_words_before_the_tuned_part_cut_nothing() -> None:
     )
     report = onnxtune.inspect(source)
     assert {node.name: node.role for node in report.nodes} == {"codes": "prefix", "model": "core"}
+
+
+@pytest.mark.parametrize("first", [0, 2**40])
+def test_whole_numbers_of_any_size(first: int) -> None:
+    """onnxruntime's Clip of int64 lets numbers between 2**31 and 2**32 through."""
+    keys = [first, first + 1, first + 2]
+    proto = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]>
+        g (int64[N, 1] x) => (float[N, 1] y) {{
+            y = ai.onnx.ml.LabelEncoder <keys_int64s = {keys}, values_floats = [1.0, 2.0, 3.0]> (x)
+        }}"""
+    )
+    ends = [2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40 + 1, 2**63 - 1, first + 2, first + 3]
+    x = np.array([*ends, *(-end for end in ends), -(2**63)])[:, None]
+    expected = run(proto, {"x": x})["y"]
+    np.testing.assert_array_equal(run(onnxtune.convert(proto, "hard"), {"x": x})["y"], expected)

@@ -14,6 +14,9 @@ _MOST_COMPARED = 32
 # Whole keys that span so many numbers, or this many times their own count, are a table of the span.
 _SPAN, _TIMES = 1024, 4
 
+# Up to here float32 holds all whole numbers.
+_EXACT_IN_FLOAT = 1 << 24
+
 
 def places(builder: Builder, x: ir.Value, keys: Array, nan_is_a_key: bool = True) -> ir.Value:
     """Where the numbers of x stand among the keys, int64: 1 for the first key, 0 for no key at all.
@@ -45,15 +48,30 @@ def _is_dense(known: Array) -> bool:
 
 
 def _picked(builder: Builder, x: ir.Value, known: Array, order: Array) -> ir.Value:
-    """The distance from the number below all keys, in a table with no place at both ends."""
+    """The distance from the number below all keys, in a table with no place at both ends.
+
+    onnxruntime's Clip is wrong for int64 numbers just beyond int32. Where float32 holds the ends
+    exactly it clips instead: what it rounds lies beyond them.
+    """
     below, above = int(known[0]) - 1, int(known[-1]) + 1
     table = np.zeros(above - below + 1, np.int64)
     table[known - below] = order
+    wide = known.dtype == np.int64
+    exact = max(-below, above) <= _EXACT_IN_FLOAT
+    kind = np.float32 if wide and exact else known.dtype
     low, high = (
-        builder.constant(role, end, known.dtype)
-        for role, end in (("below", below), ("above", above))
+        builder.constant(role, end, kind) for role, end in (("below", below), ("above", above))
     )
-    distance = builder.op("Sub", builder.op("Clip", x, low, high), low)
+    if wide and not exact:
+        beneath = builder.op("Where", builder.op("Less", x, low), low, x)
+        clipped = builder.op("Where", builder.op("Greater", beneath, high), high, beneath)
+        distance = builder.op("Sub", clipped, low)
+    elif wide:
+        short = builder.op("Cast", x, to=int(ir.DataType.FLOAT))
+        away = builder.op("Sub", builder.op("Clip", short, low, high), low)
+        distance = builder.op("Cast", away, to=int(ir.DataType.INT64))
+    else:
+        distance = builder.op("Sub", builder.op("Clip", x, low, high), low)
     return builder.op("Gather", builder.constant("places", table), distance, axis=0)
 
 
