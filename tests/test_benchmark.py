@@ -500,8 +500,8 @@ def test_placement_and_memory() -> None:
     ("said", "found"),
     [
         (
-            "NVIDIA H200, 143771, 580.159.03\n",
-            {"name": "NVIDIA H200", "memory_bytes": 143771 * 2**20, "driver": "580.159.03"},
+            "NVIDIA L4, 23034, 580.159.03\n",
+            {"name": "NVIDIA L4", "memory_bytes": 23034 * 2**20, "driver": "580.159.03"},
         ),
         ("No devices were found\n", None),
         ("", None),
@@ -542,14 +542,14 @@ def figures(path: Path, *medians: float | None, spread: float = 0.05, **machine:
 
 def test_compare(tmp_path: Path) -> None:
     old = figures(tmp_path / "old.json", 1.0, 1.0, 1.0, 1.0, None)
-    new = figures(tmp_path / "new.json", 1.3, 1.2, 0.5, None, 1.0, gpu={"name": "H200"})
+    new = figures(tmp_path / "new.json", 1.3, 1.2, 0.5, None, 1.0, gpu={"name": "L4"})
     found = compare(old, new)
     verdicts = [cell.verdict for cell in found.cells]
     assert verdicts == ["slower", "same", "faster", "lost", "new"]
     assert found.cells[0].ratio == pytest.approx(1.3)
     assert found.slower
-    assert found.differences == {"gpu": [None, {"name": "H200"}]}
-    assert "gpu None, then H200" in found.text() and "1.30" in found.text()
+    assert found.differences == {"gpu": [None, {"name": "L4"}]}
+    assert "gpu None, then L4" in found.text() and "1.30" in found.text()
     assert not compare(old, old).slower
     assert [cell.verdict for cell in compare(old, new, 0.5).cells][:3] == ["same", "same", "faster"]
 
