@@ -245,7 +245,12 @@ def load_cuda_libraries() -> None:
 # The file, line and signature of the C++ function that complains.
 _PLACE = re.compile(
     r"/\S+\.(?:cc|cpp|h|cu|cuh):\d+ [^()]*(?:\((?:[^()]|\([^()]*\))*\))+"
-    r"(?: const)?(?: \[with [^\]]*\])? "
+    r"(?:::<lambda\([^()]*\)>)?(?: const)?(?: \[with [^\]]*\])? "
+)
+
+# What StringNormalizer says where the system lacks the locale by which it changes case.
+_LOCALE = re.compile(
+    r"(?:Exception during initialization: )?Failed to construct locale with name:(\S+?):.*"
 )
 
 
@@ -253,7 +258,11 @@ def one_line(error: BaseException) -> str:
     """The message of an error without onnxruntime's prefixes, on one line."""
     text = " ".join(str(error).split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    return _PLACE.sub("", text)
+    return _LOCALE.sub(
+        r"the system lacks the locale \1, by which words change their case; install it, or fit "
+        "with lowercase=False",
+        _PLACE.sub("", text),
+    )
 
 
 _OUT_OF_MEMORY = (

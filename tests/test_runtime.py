@@ -122,6 +122,11 @@ def test_one_line() -> None:
     text = f"[ONNXRuntimeError] : 1 : FAIL : Started: /src/core/a.h:89 {signature} a() was\n false."
     assert one_line(RuntimeError(text)) == "Started: a() was false."
     assert one_line(RuntimeError("/home/me/m.onnx (2) is bad.")) == "/home/me/m.onnx (2) is bad."
+    signature = "ort::Norm::Locale::Locale(const std::string&)::<lambda()>"
+    locale = (
+        f"Started: /a/b.cc:235 {signature} Failed to construct locale with name:xx_YY:not valid"
+    )
+    assert one_line(RuntimeError(locale)).startswith("Started: the system lacks the locale xx_YY")
     newer = onnx.ModelProto.FromString(LINE.SerializeToString())
     newer.ir_version = 99
     with pytest.raises(ModelError, match=r"^[^/]*refuses the model: Unsupported model IR version"):
