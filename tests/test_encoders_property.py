@@ -128,7 +128,7 @@ def label_encoders(draw: Any, floats: bool = False) -> Drawn:
     return model("LabelEncoder", {"x": x}, shapes, output, version, **attributes), {"x": x}
 
 
-@examples(250)
+@examples(120)
 @given(label_encoders())
 def test_label_encoder(drawn: Drawn) -> None:
     assert_same(*drawn)
@@ -179,7 +179,7 @@ def one_hot_encoders(draw: Any) -> Drawn:
     return encoder, {"x": x}
 
 
-@examples(150)
+@examples(80)
 @given(one_hot_encoders())
 def test_one_hot_encoder(drawn: Drawn) -> None:
     """Where an unknown category is refused, the hard form refuses it too."""
@@ -201,7 +201,7 @@ def test_category_mapper(data: Any) -> None:
     assert_same(mapper, {"x": x})
 
 
-@examples(150)
+@examples(80)
 @given(st.data())
 def test_imputer(data: Any) -> None:
     whole = data.draw(st.booleans())

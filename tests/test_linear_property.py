@@ -140,13 +140,13 @@ def check(drawn: Drawn) -> None:
     assert_same(run(hard, {"x": x}), run(source, {"x": x}))
 
 
-@examples(300)
+@examples(150)
 @given(classifiers())
 def test_linear_classifier(drawn: Drawn) -> None:
     check(drawn)
 
 
-@examples(200)
+@examples(100)
 @given(regressors())
 def test_linear_regressor(drawn: Drawn) -> None:
     check(drawn)

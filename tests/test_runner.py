@@ -678,7 +678,7 @@ def test_eight_threads() -> None:
     check_threads(1.0, 64 * 2**20)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_eight_threads_for_a_minute() -> None:
     check_threads(60.0, 8 * 2**20)

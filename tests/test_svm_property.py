@@ -126,19 +126,19 @@ def check(drawn: Drawn) -> None:
     assert_same(run(hard, {"x": x}), run(source, {"x": x}), link == b"PROBIT")
 
 
-@examples(250)
+@examples(100)
 @given(classifiers())
 def test_classifiers(drawn: Drawn) -> None:
     check(drawn)
 
 
-@examples(120)
+@examples(60)
 @given(linear_classifiers())
 def test_classifiers_without_vectors(drawn: Drawn) -> None:
     check(drawn)
 
 
-@examples(200)
+@examples(100)
 @given(regressors())
 def test_regressors(drawn: Drawn) -> None:
     check(drawn)

@@ -219,7 +219,7 @@ def predicted(module: Any, rows: Array, name: str) -> Array:
     return module.predict(rows)[name].detach().numpy()
 
 
-@examples(150)
+@examples(80)
 @given(numbered())
 def test_every_row_reaches_the_same_leaf(example: Example) -> None:
     expected = example.outputs(example.model)["y"]
@@ -238,7 +238,7 @@ def test_every_row_reaches_the_same_leaf(example: Example) -> None:
     np.testing.assert_array_equal(predicted(module, example.rows, "y"), expected)
 
 
-@examples(80)
+@examples(50)
 @given(ANY)
 def test_hard_form_and_torch_agree_with_the_original(example: Example) -> None:
     expected = example.outputs(example.model)
@@ -253,7 +253,7 @@ def test_hard_form_and_torch_agree_with_the_original(example: Example) -> None:
         example.assert_agree({name: predicted(module, example.rows, name)}, {name: expected[name]})
 
 
-@examples(80)
+@examples(50)
 @given(ANY)
 def test_soft_form_becomes_the_original_as_the_temperature_falls(example: Example) -> None:
     name = example.model.graph.output[-1].name
@@ -272,7 +272,7 @@ def test_soft_form_becomes_the_original_as_the_temperature_falls(example: Exampl
         example.assert_agree(kept, {key: expected[key] for key in kept})
 
 
-@examples(80)
+@examples(50)
 @given(ANY, st.sampled_from([1e-7, 0.1]))
 def test_gradients_are_finite_on_missing_and_infinite_values(
     example: Example, temperature: float
@@ -345,7 +345,7 @@ def three_ways(example: Example) -> tuple[dict[str, Array], onnx.ModelProto]:
     return expected, hard
 
 
-@examples(80)
+@examples(50)
 @given(numbered())
 def test_tuned_thresholds_route_alike_in_every_form(example: Example) -> None:
     tuned = moved(example, learned(example), leaves=False)
@@ -368,7 +368,7 @@ def test_tuned_thresholds_route_alike_in_every_form(example: Example) -> None:
     assert not written.replaced
 
 
-@examples(80)
+@examples(50)
 @given(ANY)
 def test_tuned_leaves_agree_in_every_form(example: Example) -> None:
     three_ways(example)
