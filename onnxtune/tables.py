@@ -381,6 +381,7 @@ def _refuse(values: Array, bad: Array, place: Place, problem: str) -> None:
 
 def shown(value: Any) -> str:
     """A value for a message: on one line, and short."""
-    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, np.generic) and value.dtype.kind not in "mM":  # dates would be numbers
+        value = value.item()
     text = repr(value) if isinstance(value, str | bytes) else " ".join(str(value).split())
     return text if len(text) <= 40 else f"{text[:37]}..."

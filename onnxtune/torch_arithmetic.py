@@ -110,7 +110,14 @@ def _clip(node: Node) -> Converted:
     ]
     if bounds == [None, None]:
         return Operation(lambda data: data), [0]
-    return Operation(lambda data: data.clamp(bounds[0], bounds[1])), [0]
+    return Operation(lambda data: _within(data, bounds[0], bounds[1])), [0]
+
+
+def _within(data: Tensor, low: float | None, high: float | None) -> Tensor:
+    """Not clamp, whose gradient at its bounds differs between versions of torch: it passes here."""
+    if low is not None:
+        data = torch.where(data < low, low, data)
+    return data if high is None else torch.where(data > high, high, data)
 
 
 def _is_inf(node: Node) -> Converted:

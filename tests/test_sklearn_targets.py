@@ -17,7 +17,6 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from xgboost import XGBClassifier
 
 import onnxtune
 from onnxtune.errors import ArgumentError, DataError
@@ -227,6 +226,8 @@ def test_what_a_sparse_matrix_does_not_hold_is_zero_to_xgboost_too() -> None:
     rows = sparse.random(300, 30, 0.1, random_state=0, format="csr", dtype=np.float32)
     y = (rows[:, :3].sum(axis=1) > 0).astype(int)
     y = np.asarray(y).ravel()
-    found = TunedClassifier(XGBClassifier(n_estimators=5), valid=0.01, **QUICK).fit(rows, y)
-    own = XGBClassifier(n_estimators=5, random_state=0).fit(rows.toarray(), y)
+    xgboost = pytest.importorskip("xgboost")
+    boosting = xgboost.XGBClassifier(n_estimators=5)
+    found = TunedClassifier(boosting, valid=0.01, **QUICK).fit(rows, y)
+    own = xgboost.XGBClassifier(n_estimators=5, random_state=0).fit(rows.toarray(), y)
     np.testing.assert_allclose(found.predict_proba(rows), own.predict_proba(rows.toarray()), 1e-4)
