@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from onnxtune.clipping import within
 from onnxtune.torch_node import (
     Converted,
     Converter,
@@ -110,14 +111,7 @@ def _clip(node: Node) -> Converted:
     ]
     if bounds == [None, None]:
         return Operation(lambda data: data), [0]
-    return Operation(lambda data: _within(data, bounds[0], bounds[1])), [0]
-
-
-def _within(data: Tensor, low: float | None, high: float | None) -> Tensor:
-    """Not clamp, whose gradient at its bounds differs between versions of torch: it passes here."""
-    if low is not None:
-        data = torch.where(data < low, low, data)
-    return data if high is None else torch.where(data > high, high, data)
+    return Operation(lambda data: within(data, bounds[0], bounds[1])), [0]
 
 
 def _is_inf(node: Node) -> Converted:
@@ -155,7 +149,7 @@ def _selu(node: Node) -> Converted:
 
 def _hard_sigmoid(node: Node) -> Converted:
     alpha, beta = _attribute(node, "alpha", 0.2), _attribute(node, "beta", 0.5)
-    return Operation(lambda data: (alpha * data + beta).clamp(0, 1)), [0]
+    return Operation(lambda data: within(alpha * data + beta, 0, 1)), [0]
 
 
 def _thresholded_relu(node: Node) -> Converted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from onnxtune.clipping import within
 from onnxtune.torch_node import Converted, Converter, Holder, Node, Operation, of_all
 
 _SMALLEST = 1e-12
@@ -52,7 +53,7 @@ def _shares(node: Node) -> Converted:
         """By how likely it is the first that is true; where none is, that is the first of all."""
         start = axis % truths.dim()
         held = truths.movedim(start, -1)
-        held = torch.where(held.isnan(), 0, held).clamp(0, 1)
+        held = within(torch.where(held.isnan(), 0, held), 0, 1)
         none = torch.cumprod(1 - held, -1)
         before = torch.cat([torch.ones_like(none[..., :1]), none[..., :-1]], -1)
         first = torch.arange(held.shape[-1], device=held.device) == 0
