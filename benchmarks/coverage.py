@@ -13,8 +13,6 @@ exit status is 1 where anything gives another answer or ends in an error that is
 from __future__ import annotations
 
 import argparse
-import collections
-import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,15 +20,21 @@ from typing import Any
 
 import torch
 from coverage_bench.checks import HOLDS, SECONDS, check
-from coverage_bench.processes import each_apart
+from coverage_bench.report import (
+    RESULTS,
+    Records,
+    is_wrong,
+    models,
+    print_reasons,
+    print_shares,
+    reasons,
+    recorded,
+    store,
+)
 
 from onnxtune import output
-from onnxtune.model import write
-from onnxtune.output import progress
 
-RESULTS = Path(__file__).parent / "results" / "coverage.json"
-
-Records = dict[str, dict[str, Any]]
+STAGES = ("died", "readable", "prepared", "hard", "torch", "native", "gradients")
 
 
 def share(records: Iterable[dict[str, Any]], name: str) -> tuple[int, int]:
@@ -74,24 +78,6 @@ def _tunable(records: list[dict[str, Any]], numbers: bool) -> tuple[int, int]:
     return count(tuned), count(sizes)
 
 
-def reasons(records: Records) -> list[tuple[str, str, list[str]]]:
-    """(check, reason, names of models), the most frequent first.
-
-    Names and numbers apart, alike reasons are one.
-    """
-    found: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
-    for name, record in records.items():
-        for stage in ("died", "readable", "prepared", "hard", "torch", "native", "gradients"):
-            outcome = record.get(stage, HOLDS)
-            if outcome != HOLDS:
-                plain = re.sub(r"\S+\.onnx: |'[^']*'|-?\d[\d.e+-]*|\[[^]]*\]", "_", outcome)
-                if stage == "gradients" and plain.startswith("WRONG"):
-                    plain = "WRONG"
-                found[stage, plain].append(name)
-    order = sorted(found, key=lambda key: (key[0], -len(found[key])))
-    return [(*key, found[key]) for key in order]
-
-
 def main() -> int:
     """Run the checks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -100,51 +86,23 @@ def main() -> int:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--timeout", type=float, default=300)
-    parser.add_argument("--json", type=Path, default=RESULTS)
+    parser.add_argument("--json", type=Path, default=RESULTS / "coverage.json")
     options = parser.parse_args()
-    paths = sorted(options.folder.rglob("*.onnx"))
-    if options.id:
-        paths = [path for path in paths if options.id in str(path.relative_to(options.folder))]
-    paths = paths[: options.limit]
-    if not paths:
-        parser.error(f"{options.folder}: holds no such .onnx file")
+    paths = models(parser, options, slice(options.limit))
     torch.set_num_threads(1)
-    records: Records = {}
-    with progress(len(paths), "models") as bar:
-        for path, record in each_apart(check, paths, options.jobs, options.timeout):
-            records[str(path.relative_to(options.folder))] = record
-            bar.update(1)
-    records = dict(sorted(records.items()))
+    records = recorded(check, paths, options)
     if options.id:
         for name, record in records.items():
             traces = record.pop("tracebacks", {})
             print(name, output.as_json(record))
             print("\n".join(traces.values()), file=sys.stderr)
-        return int(any(map(_is_wrong, records.values())))
+        return int(any(map(is_wrong, records.values())))
     figures = summary(records)
-    lines = [
-        [line, held, of, f"{held / of:.1%}" if of else ""] for line, (held, of) in figures.items()
-    ]
-    print(f"{len(records)} models\n")
-    print(output.table(["", "hold", "of", "share"], lines))
-    grouped = reasons(records)
-    rows = [[stage, len(names), why[:140], names[0][:24]] for stage, why, names in grouped]
-    print("\n" + output.table(["check", "models", "reason", "such as"], rows, "lrll"))
-    whole = {
-        "models": len(records),
-        "figures": figures,
-        "reasons": [{"check": s, "reason": why, "models": names} for s, why, names in grouped],
-        "records": records,
-    }
-    if options.json.parent == RESULTS.parent:
-        RESULTS.parent.mkdir(exist_ok=True)
-    write(options.json, output.as_json(whole).encode() + b"\n")
-    return int(any(map(_is_wrong, records.values())))
-
-
-def _is_wrong(record: dict[str, Any]) -> bool:
-    texts = [value for value in record.values() if isinstance(value, str)]
-    return "died" in record or any(text.startswith(("WRONG", "CRASH")) for text in texts)
+    print_shares(len(records), figures)
+    grouped = reasons(records, STAGES, alike=["gradients"])
+    print_reasons(grouped)
+    store(options.json, records, figures, grouped)
+    return int(any(map(is_wrong, records.values())))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import collections
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -25,19 +24,26 @@ from typing import Any
 
 import onnx
 import onnxruntime
-from coverage_bench.processes import each_apart
+from coverage_bench.report import (
+    RESULTS,
+    Records,
+    is_wrong,
+    models,
+    print_reasons,
+    print_shares,
+    reasons,
+    recorded,
+    store,
+)
 from cuda_bench.checks import HOLDS, STANDING_IN, check, placed
 from cuda_bench.stand_ins import build
 from facts import facts
 
 from onnxtune import output
-from onnxtune.model import write
 
-RESULTS = Path(__file__).parent / "results" / "gpu_coverage.json"
+STAGES = ("died", "split", "equal", "chained")
 
 _ANY = '<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) { y = Neg (x) }'
-
-Records = dict[str, dict[str, Any]]
 
 
 def summary(records: Records) -> dict[str, tuple[int, int]]:
@@ -69,19 +75,6 @@ def operators(records: Records, what: str) -> list[tuple[str, int, list[str]]]:
     return [(operator, count, models[operator]) for operator, count in nodes.most_common()]
 
 
-def reasons(records: Records) -> list[tuple[str, str, list[str]]]:
-    """(check, reason, names of models), the most frequent first; names and numbers apart."""
-    found: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
-    for name, record in records.items():
-        for stage in ("died", "split", "equal", "chained"):
-            outcome = record.get(stage, HOLDS)
-            if outcome != HOLDS:
-                plain = re.sub(r"\S+\.onnx: |'[^']*'|-?\d[\d.e+-]*|\[[^]]*\]", "_", outcome)
-                found[stage, plain].append(name)
-    order = sorted(found, key=lambda key: (key[0], -len(found[key])))
-    return [(*key, found[key]) for key in order]
-
-
 def _with_stand_ins() -> None:
     """Start anew with stand-ins for CUDA's libraries: they are looked for when a process starts."""
     there = all(shutil.which(tool) for tool in ("gcc", "nm", "readelf"))
@@ -102,32 +95,18 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="only every N-th model")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--timeout", type=float, default=120)
-    parser.add_argument("--json", type=Path, default=RESULTS)
+    parser.add_argument("--json", type=Path, default=RESULTS / "gpu_coverage.json")
     options = parser.parse_args()
     _with_stand_ins()
-    paths = sorted(options.folder.rglob("*.onnx"))
-    if options.id:
-        paths = [path for path in paths if options.id in str(path.relative_to(options.folder))]
-    paths = paths[:: options.every]
-    if not paths:
-        parser.error(f"{options.folder}: holds no such .onnx file")
+    paths = models(parser, options, slice(None, None, options.every))
     if STANDING_IN in os.environ:
         placed(onnx.parser.parse_model(_ANY))  # each process then has the provider's library
-    records: Records = {}
-    with output.progress(len(paths), "models") as bar:
-        for path, record in each_apart(check, paths, options.jobs, options.timeout):
-            records[str(path.relative_to(options.folder))] = record
-            bar.update(1)
-    records = dict(sorted(records.items()))
+    records = recorded(check, paths, options)
     if options.id:
         print(output.as_json(records))
         return int(any(map(_is_wrong, records.values())))
     figures = summary(records)
-    lines = [
-        [line, held, of, f"{held / of:.1%}" if of else ""] for line, (held, of) in figures.items()
-    ]
-    print(f"{len(records)} models\n")
-    print(output.table(["", "hold", "of", "share"], lines))
+    print_shares(len(records), figures)
     listed = [
         [what, operator, nodes, len(names), names[0][:24]]
         for what in ("outside", "placed")
@@ -135,26 +114,15 @@ def main() -> int:
     ]
     heads = ["outside the table, placed on the CPU", "operator", "nodes", "models", "such as"]
     print("\n" + output.table(heads, listed, "llrrl"))
-    grouped = reasons(records)
-    rows = [[stage, len(names), why[:140], names[0][:24]] for stage, why, names in grouped]
-    print("\n" + output.table(["check", "models", "reason", "such as"], rows, "lrll"))
-    whole = {
-        **facts("python benchmarks/gpu_coverage.py FOLDER"),
-        "models": len(records),
-        "figures": figures,
-        "reasons": [{"check": s, "reason": why, "models": names} for s, why, names in grouped],
-        "records": records,
-    }
-    if options.json.parent == RESULTS.parent:
-        RESULTS.parent.mkdir(exist_ok=True)
-    write(options.json, output.as_json(whole).encode() + b"\n")
+    grouped = reasons(records, STAGES)
+    print_reasons(grouped)
+    told = facts("python benchmarks/gpu_coverage.py FOLDER")
+    store(options.json, records, figures, grouped, told)
     return int(any(map(_is_wrong, records.values())))
 
 
 def _is_wrong(record: dict[str, Any]) -> bool:
-    texts = [value for value in record.values() if isinstance(value, str)]
-    bad = any(text.startswith(("WRONG", "CRASH")) for text in texts)
-    return bad or "died" in record or bool(record.get("outside"))
+    return is_wrong(record) or bool(record.get("outside"))
 
 
 if __name__ == "__main__":

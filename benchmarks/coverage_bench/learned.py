@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,10 +82,7 @@ def _own(prepared: Prepared, node: onnx.NodeProto) -> dict[str, int]:
 
 
 def _size(tensor: onnx.TensorProto) -> int:
-    size = 1
-    for length in tensor.dims:
-        size *= length
-    return size
+    return math.prod(tensor.dims)
 
 
 def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from coverage_bench.checks import Feed, nodes, sampled, stored
+from coverage_bench.checks import HOLDS, Feed, nodes, sampled, stored
 
 import onnxtune
 from onnxtune.agreement import as_values, compare
@@ -20,7 +20,6 @@ from onnxtune.model import Model, load
 from onnxtune.runtime import run
 from onnxtune.splitting import cut
 
-HOLDS = "holds"
 RTOL = 1e-4
 
 # Set where onnxruntime finds stand-ins for CUDA's libraries.
