@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxtune.cuda_kernels import kernels_of, lack
-from onnxtune.element_types import element_types, formals
+from onnxtune.element_types import cast, element_types, formals
 from onnxtune.graph_names import names_of, unused
 from onnxtune.preparation import opset_of
 from onnxtune.runtime import ValueType
@@ -110,12 +110,12 @@ def _wider(node: onnx.NodeProto, graph: _Graph) -> Sequence[onnx.NodeProto] | No
         formal = schema.inputs[min(place, len(schema.inputs) - 1)]
         if value and formal.type_str in wider:
             other.input[place] = graph.name(node, f"input_{place}")
-            before.append(_cast(value, other.input[place], wider[formal.type_str]))
+            before.append(cast(value, other.input[place], wider[formal.type_str]))
     for place, value in enumerate(node.output):
         formal = schema.outputs[min(place, len(schema.outputs) - 1)]
         if value and formal.type_str in wider:
             other.output[place] = graph.name(node, f"output_{place}")
-            behind.append(_cast(other.output[place], value, types[formal.type_str]))
+            behind.append(cast(other.output[place], value, types[formal.type_str]))
     return [*before, other, *behind]
 
 
@@ -139,18 +139,13 @@ def _combinations(
             yield changed
 
 
-def _cast(value: str, to: str, kind: str) -> onnx.NodeProto:
-    element = onnx.TensorProto.DataType.Value(kind[len("tensor(") : -1].upper())
-    return helper.make_node("Cast", [value], [to], f"{to}/Cast", to=element)
-
-
 def _cast_like(node: onnx.NodeProto, graph: _Graph) -> Sequence[onnx.NodeProto] | None:
     kind = graph.kinds.get(node.input[1], "")
     if not kind.startswith("tensor("):
         return None
-    cast = _cast(node.input[0], node.output[0], kind)
-    cast.name = node.name
-    return [cast]
+    made = cast(node.input[0], node.output[0], kind)
+    made.name = node.name
+    return [made]
 
 
 def _lp_normalization(node: onnx.NodeProto, graph: _Graph) -> Sequence[onnx.NodeProto] | None:

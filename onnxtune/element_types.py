@@ -8,14 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import onnx
+from onnx import helper
 
-from onnxtune.preparation import constant_tensor
+from onnxtune.preparation import constant_tensor, element_of
+from onnxtune.runtime import ValueType
 
 
 def kind_of(element: int) -> str:
     """A tensor's type as onnxruntime writes it, such as `tensor(float)`; "" where it has none."""
     name = onnx.TensorProto.DataType.Name(element).lower()
     return "" if name == "undefined" else f"tensor({name})"
+
+
+def cast(value: str, to: str, kind: str) -> onnx.NodeProto:
+    """The node that turns a tensor's numbers into another type, such as `tensor(float)`."""
+    element = element_of(ValueType(to, kind))
+    return helper.make_node("Cast", [value], [to], f"{to}/Cast", to=element)
 
 
 def element_types(

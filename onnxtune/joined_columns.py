@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnxtune.element_types import cast
 from onnxtune.graph_names import names_of, unused
-from onnxtune.preparation import element_of, opset_of, value_info
+from onnxtune.preparation import opset_of, value_info
 from onnxtune.runtime import ValueType
 
 # What the one tensor is called.
@@ -54,7 +55,7 @@ class Joined:
         floats = [self._sent(value) for value in self.values]
         for value, name in zip(self.values, floats, strict=True):
             if name != value.name:
-                graph.node.append(_cast(value.name, name, onnx.TensorProto.FLOAT))
+                graph.node.append(cast(value.name, name, "tensor(float)"))
         graph.node.append(helper.make_node("Concat", floats, [self.name], self.name, axis=1))
         graph.output.append(self._declared())
 
@@ -75,7 +76,7 @@ class Joined:
             node = helper.make_node("Split", [self.name], floats, self.name, axis=1,
                                     split=self._widths)  # fmt: skip
         casts = [
-            _cast(name, value.name, element_of(value))
+            cast(name, value.name, value.kind)
             for value, name in zip(self.values, floats, strict=True)
             if name != value.name
         ]
@@ -89,10 +90,6 @@ class Joined:
 
     def _declared(self) -> onnx.ValueInfoProto:
         return value_info(ValueType(self.name, "tensor(float)", (None, sum(self._widths))))
-
-
-def _cast(value: str, to: str, element: int) -> onnx.NodeProto:
-    return helper.make_node("Cast", [value], [to], f"{to}/Cast", to=element)
 
 
 def join(

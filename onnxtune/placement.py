@@ -6,6 +6,7 @@ GPU with it, or what reads it behind the GPU: whichever takes less of the model 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -103,7 +104,7 @@ class _Edges:
     def _work(self, names: Iterable[str]) -> int:
         """A node counts for as much as the numbers that it holds, and one."""
         return sum(
-            1 + sum(_count(self.held[v]) for v in reads(self.nodes[name]) if v in self.held)
+            1 + sum(math.prod(self.held[v].dims) for v in reads(self.nodes[name]) if v in self.held)
             for name in names
         )
 
@@ -134,10 +135,3 @@ def _reach(start: str, next_to: Callable[[str], Iterable[str]]) -> set[str]:
                 found.add(name)
                 waiting.append(name)
     return found
-
-
-def _count(tensor: onnx.TensorProto) -> int:
-    size = 1
-    for length in tensor.dims:
-        size *= length
-    return size

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxtune.graph_names import unused
 from onnxtune.runtime import ValueType
 
 # Where the words stand; and what stands beside them. Tensors came with ai.onnx.ml 4.
@@ -31,10 +32,7 @@ def split_word_tables(proto: onnx.ModelProto, types: dict[str, ValueType]) -> No
     for node in proto.graph.node:
         copy = onnx.NodeProto.FromString(node.SerializeToString())
         if _is_word_table(node):
-            place = f"{node.name}/place"
-            while place in taken:
-                place += "_"
-            taken.add(place)
+            place = unused(f"{node.name}/place", taken)
             known = types.get(node.input[0], ValueType(node.input[0], ""))
             types[place] = ValueType(place, "tensor(int64)", known.shape)
             value = helper.make_tensor_value_info(place, onnx.TensorProto.INT64, known.shape)
