@@ -13,6 +13,7 @@ from onnxtune.row_losses import row_losses
 from onnxtune.rows import core_rows
 from onnxtune.settings import Settings
 from onnxtune.threads import quickest
+from rewrites.core.rewrite import Routing
 
 
 def threads_for(
@@ -40,14 +41,15 @@ def threads_for(
     split, module = parts[0], problem.original
     first = split.table.take(np.arange(min(split.table.rows, settings.batch_size)))
     target = split.target[: first.rows]
-    rows = core_rows(module, first, target, ["hard", "straight-through"], trained)
+    routings: tuple[Routing, ...] = ("hard", "straight-through")
+    rows = core_rows(module, first, target, routings, trained)
+    # Places of nearest neighbours, say, have no gradients but through shares.
+    hard = row_losses(module, {}, rows, settings, "hard").requires_grad
+    routing = routings[0] if hard else routings[1]
 
     def step() -> None:
         module.zero_grad()
-        mean = row_losses(module, {}, rows, settings, "hard").mean()
-        if not mean.requires_grad:  # places of nearest neighbours, say: only shares have gradients
-            mean = row_losses(module, {}, rows, settings, "straight-through").mean()
-        mean.backward()  # type: ignore[no-untyped-call]
+        row_losses(module, {}, rows, settings, routing).mean().backward()  # type: ignore[no-untyped-call]
 
     steps = len(parts) * settings.epochs * -(-split.table.rows // settings.batch_size)
     try:
