@@ -44,7 +44,6 @@ def run(
     feed: Mapping[str, Any],
     outputs: Sequence[str],
     provider: str,
-    options: Any = None,
 ) -> list[Tensor]:
     """Run a session on tensors where they are, and leave its outputs on the provider's device.
 
@@ -53,14 +52,13 @@ def run(
         feed: input name -> torch tensor or array.
         outputs: names of outputs.
         provider: the session's.
-        options: onnxruntime's options of the run.
     """
     binding = session.io_binding()
     device = device_of(provider)
     held = bind_inputs(session, binding, feed, device)
     for name in outputs:
         binding.bind_output(name, device)
-    session.run_with_iobinding(binding, options)
+    session.run_with_iobinding(binding)
     del held
     return [_tensor_of(value) for value in binding.get_outputs()]
 

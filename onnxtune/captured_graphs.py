@@ -1,14 +1,17 @@
 """Runs of fixed small batches, captured as CUDA graphs: one launch instead of one a kernel.
 
 A graph reads and writes the memory that it was captured with, so inputs are copied there and
-outputs from there. onnxruntime keeps a graph for the thread that captured it, and a capture
-fails where another thread allocates meanwhile: a thread of its own captures all graphs before
-anything else runs, and replays them. A smaller batch is filled up with its last row.
+outputs from there. What lay between them is given back to the session's arena and written again
+by every replay: another run of the same session, under way meanwhile, would compute with it. So
+the graphs have a session of their own, which runs nothing else. onnxruntime keeps a graph for the
+thread that captured it, and a capture fails where another thread allocates meanwhile: a thread of
+its own captures all graphs before anything else runs, and replays them. A smaller batch is filled
+up with its last row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -37,36 +40,45 @@ class _Captured:
 
 
 class CapturedGraphs:
-    """The graphs of a session, one for each batch size."""
+    """The graphs of a model, one for each batch size."""
 
     def __init__(
-        self, session: Any, inputs: Sequence[ValueType], sizes: Sequence[int], device: str
+        self,
+        open_session: Callable[[dict[str, str]], Any],
+        plain: Any,
+        inputs: Sequence[ValueType],
+        sizes: Sequence[int],
+        device: str,
     ) -> None:
         """Capture them.
+
+        Args:
+            open_session: onnxruntime's further options of the provider -> a session.
+            plain: a session without graphs, which tells the shapes of the outputs.
+            inputs: what the model takes.
+            sizes: the batch sizes.
+            device: where the memory lies.
 
         Raises:
             ArgumentError: the model's inputs or outputs have other dimensions that vary, or are
                 no numbers.
         """
-        import onnxruntime
-
-        self._session, self._device = session, device
+        self._session, self._device = open_session({"enable_cuda_graph": "1"}), device
         self._inputs = tuple(inputs)
-        self.without = onnxruntime.RunOptions()  # for batches of other sizes
-        self.without.add_run_config_entry("gpu_graph_id", "-1")
         self._thread = ThreadPoolExecutor(1, "cuda-graphs")
         self._graphs: dict[int, _Captured] = {}
         for number, size in enumerate(sorted(set(sizes)), start=1):
-            self._graphs[size] = self._thread.submit(self._capture, size, number).result()
+            made = self._thread.submit(self._capture, plain, size, number)
+            self._graphs[size] = made.result()
 
-    def _capture(self, size: int, number: int) -> _Captured:
+    def _capture(self, plain: Any, size: int, number: int) -> _Captured:
         import onnxruntime
 
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(number))
         feed = {value.name: self._zeros(value, size) for value in self._inputs}
         names = [output.name for output in self._session.get_outputs()]
-        shown = self._session.run(names, feed, self.without)
+        shown = plain.run(names, feed)
         binding = self._session.io_binding()
         value_of = onnxruntime.OrtValue.ortvalue_from_numpy
         taken = {name: value_of(array, self._device) for name, array in feed.items()}

@@ -85,13 +85,17 @@ class Stage:
         """
         self.model, self.provider, self.inputs = link.model, provider, link.inputs
         self.mark = link.mark
-        self.session = runtime.session(
-            link.model.content,
-            provider,
-            threads,
-            origin=link.model.origin,
-            settings={**settings, **({"enable_cuda_graph": "1"} if graph_sizes else {})},
-        )
+
+        def opened(more: Mapping[str, str]) -> Any:
+            return runtime.session(
+                link.model.content,
+                provider,
+                threads,
+                origin=link.model.origin,
+                settings={**settings, **more},
+            )
+
+        self.session = opened({})
         self.outputs = tuple(output.name for output in self.session.get_outputs())
         self.fixed = runtime.fixed_sizes(self.inputs)
         self._numbers = all(
@@ -100,7 +104,9 @@ class Stage:
         )
         self._captured = None
         if graph_sizes:
-            self._captured = CapturedGraphs(self.session, self.inputs, graph_sizes, provider)
+            self._captured = CapturedGraphs(
+                opened, self.session, self.inputs, graph_sizes, provider
+            )
 
     def run(self, values: Mapping[str, Any]) -> Values:
         """Its outputs by name: of arrays arrays, of tensors tensors where they are numbers.
@@ -113,12 +119,11 @@ class Stage:
         try:
             if self._captured is not None and self._captured.takes(feed):
                 return self._captured.run(feed)
-            options = None if self._captured is None else self._captured.without
             if tensors and self._numbers:
-                found = bindings.run(self.session, feed, self.outputs, self.provider, options)
+                found = bindings.run(self.session, feed, self.outputs, self.provider)
                 return dict(zip(self.outputs, found, strict=True))
             arrays = {v.name: bindings.to_array(feed[v.name], v) for v in self.inputs}
-            made = self.session.run(list(self.outputs), arrays, options)
+            made = self.session.run(list(self.outputs), arrays)
         except MemoryError:
             raise
         except Exception as error:  # onnxruntime's exceptions share no public base class
