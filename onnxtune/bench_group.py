@@ -14,10 +14,11 @@ from onnxtune.bench_report import Placed, Timing
 from onnxtune.bench_turns import Call, Turns, take_turns
 from onnxtune.errors import DataError, ModelError, UnsupportedError
 from onnxtune.model import Model
-from onnxtune.profiles import placement
+from onnxtune.profiles import placement, row_sizes
 
 _SLICES = 64  # small batches go through the rows, so that no single one is learned by heart
 _PLACED_ROWS = 64
+_PROBES = (64, 128)  # rows of the two runs that tell how much one more row takes
 
 Key = tuple[str, bool]  # a candidate's name, and whether it is timed with transfers
 
@@ -65,6 +66,7 @@ class Group:
         self._refused: dict[str, str] = {}
         self._models: dict[str, Model] = {}
         self._feeds: dict[str, Feed] = {}
+        self._most_rows: dict[str, int] = {}
         self._grown: dict[str, int] = {}
         self._device_grown: dict[str, int] = {}
 
@@ -173,6 +175,12 @@ class Group:
         fixed = _fixed_rows(model) if model is not None else 0
         if fixed and fixed != size:
             return f"the model takes batches of {fixed:,} only"
+        most = self._counted_rows(name)
+        if most is not None and min(size, self._chunk or size) > most:
+            return (
+                "it makes values of more than 2^31 elements, which onnxruntime's CUDA kernels "
+                f"cannot count; give a chunk of {most:,} rows at most"
+            )
         try:
             batches = _batches(model, self._feeds[name], size)
         except (MemoryError, OverflowError, ValueError):  # numpy's words for far too many rows
@@ -181,6 +189,21 @@ class Group:
             return candidate.calls(batches)
         except Exception as error:  # onnxruntime's exceptions share no public base class
             return self._judge.reason(error, name)
+
+    def _counted_rows(self, name: str) -> int | None:
+        """The rows of a model at once whose values CUDA can count; None where that is no matter."""
+        model = self._models.get(name)
+        if self._provider != "cuda" or model is None or _fixed(model):
+            return None
+        if name not in self._most_rows:
+            feeds = [_batches(model, self._feeds[name], rows)[0] for rows in _PROBES]
+            try:
+                each = row_sizes(model.content, self._provider, feeds, _PROBES)
+            except (DataError, ModelError) as error:
+                self._judge.reason(error, name)
+                return None
+            self._most_rows[name] = each.counted_rows
+        return self._most_rows[name]
 
     def _row(self, key: Key, size: int, turns: Turns[Key], reason: str | None) -> Timing:
         name, way = key

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy as np
 from onnxtune import bindings
 from onnxtune.errors import DataError
 from onnxtune.memory import device_memory_at_hand, memory_at_hand
-from onnxtune.profiles import row_bytes
+from onnxtune.profiles import row_sizes
 from onnxtune.stages import Stage, Values, rows_of, run_chain, zeros
 
 _log = logging.getLogger(__name__)
@@ -20,30 +22,54 @@ _log = logging.getLogger(__name__)
 # to twice the peak of the values in it.
 _SHARE = 0.25
 
-# Rows of the two runs that tell how much memory one more row takes.
+# Rows of the two runs that tell how much memory one more row takes, at most.
 _PROBES = (256, 512)
 
+# Fewer rows are run at once without asking how much they take: values of rows x the largest tensor
+# that the model holds have no more elements than that.
+_FEW_ROWS, _FEW_ELEMENTS = 4096, 2**28
 
-def forecast(chain: Sequence[Stage]) -> int | None:
-    """Rows that fit into the memory at hand, by what a few rows take in each stage.
 
-    None where that cannot be told: every stage has inputs whose number of rows is fixed.
+@dataclass(frozen=True)
+class Forecast:
+    """How many rows can be run at once.
+
+    Attributes:
+        fitting: those that fit into the memory at hand; None where that cannot be told, because
+            every stage has inputs whose number of rows is fixed.
+        counted: those whose values a provider can count the elements of; None where it counts all.
+    """
+
+    fitting: int | None
+    counted: int | None
+
+
+def few_rows(chain: Sequence[Stage]) -> int:
+    """Rows that are run at once without a forecast."""
+    held = (math.prod(t.dims) for stage in chain for t in stage.model.proto.graph.initializer)
+    return max(1, min(_FEW_ROWS, _FEW_ELEMENTS // max(held, default=1)))
+
+
+def forecast(chain: Sequence[Stage]) -> Forecast:
+    """How many rows can be run at once, by what a few rows take in each stage.
 
     Raises:
         ArgumentError: an input's dimensions beside the rows vary.
     """
-    most: int | None = None
+    fitting: list[int] = []
+    counted: list[int] = []
+    probes = [max(at, rows * few_rows(chain) // _FEW_ROWS) for at, rows in enumerate(_PROBES, 1)]
     for stage in chain:
         if stage.fixed:
             continue
-        feeds = [zeros(stage.inputs, rows) for rows in _PROBES]
-        each = row_bytes(stage.model.content, stage.provider, feeds, _PROBES)
+        feeds = [zeros(stage.inputs, rows) for rows in probes]
+        each = row_sizes(stage.model.content, stage.provider, feeds, probes)
         free = memory_at_hand()
         if bindings.device_of(stage.provider) == "cuda":
             free = device_memory_at_hand() or free
-        fitting = max(1, int(free * _SHARE / max(each, 1.0)))
-        most = fitting if most is None else min(most, fitting)
-    return most
+            counted.append(each.counted_rows)
+        fitting.append(max(1, int(free * _SHARE / max(each.bytes, 1.0))))
+    return Forecast(min(fitting, default=None), min(counted, default=None))
 
 
 def run_pieces(

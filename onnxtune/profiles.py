@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,10 @@ import numpy as np
 from onnxtune.runtime import PROVIDERS, run, session
 
 Feed = Mapping[str, np.ndarray[Any, Any]]
+
+# onnxruntime's CUDA kernels count the elements of a value in 32 bits. Beyond, they read and write
+# elsewhere (github.com/microsoft/onnxruntime/issues/28385).
+MOST_ELEMENTS = 2**31 - 1
 
 _SHORT = {name: short for short, name in PROVIDERS.items()}
 
@@ -37,6 +42,24 @@ class Placement:
     peak_bytes: int
 
 
+@dataclass(frozen=True)
+class RowSizes:
+    """What one row takes.
+
+    Attributes:
+        bytes: of all values that are held at once, inputs and outputs included.
+        elements: of the value that has the most.
+    """
+
+    bytes: float
+    elements: float
+
+    @property
+    def counted_rows(self) -> int:
+        """Rows whose values CUDA's kernels can count the elements of; at least 1."""
+        return max(1, int(MOST_ELEMENTS / max(self.elements, 1.0)))
+
+
 def placement(
     content: bytes, provider: str, feed: Feed, settings: Mapping[str, str] | None = None
 ) -> Placement:
@@ -56,11 +79,13 @@ def placement(
     return _read(_events(content, provider, [feed], settings))
 
 
-def row_bytes(content: bytes, provider: str, feeds: Sequence[Feed], rows: Sequence[int]) -> float:
-    """Bytes that the values of a model take for each row, inputs and outputs included.
+def row_sizes(
+    content: bytes, provider: str, feeds: Sequence[Feed], rows: Sequence[int]
+) -> RowSizes:
+    """What the values of a model take for each row.
 
-    The peak of a small and of a larger run is read off the profile; their difference is that of
-    the rows alone. An onnxruntime that does not tell counts every value that is made.
+    The figures of a small and of a larger run are read off the profile; their difference is that
+    of the rows alone. An onnxruntime that tells no peak counts every value that is made.
 
     Args:
         content: the model's bytes.
@@ -72,7 +97,10 @@ def row_bytes(content: bytes, provider: str, feeds: Sequence[Feed], rows: Sequen
     sizes = [_read(events).peak_bytes or _made(events) for events in (small, large)]
     between = (sizes[1] - sizes[0]) / (rows[1] - rows[0])
     given = sum(array.nbytes for array in feeds[1].values()) / rows[1]
-    return max(between, 0.0) + given
+    largest = [_largest(events) for events in (small, large)]
+    widest = max((array.size for array in feeds[1].values()), default=0) / rows[1]
+    grown = (largest[1] - largest[0]) / (rows[1] - rows[0])
+    return RowSizes(max(between, 0.0) + given, max(grown, widest))
 
 
 def _events(
@@ -120,3 +148,14 @@ def _read(events: Sequence[Mapping[str, Any]]) -> Placement:
 
 def _made(events: Sequence[Mapping[str, Any]]) -> int:
     return sum(int(event["args"].get("output_size", 0)) for event in events)
+
+
+def _largest(events: Sequence[Mapping[str, Any]]) -> int:
+    """Elements of the largest value that is made."""
+    shapes = (
+        shape
+        for event in events
+        for kind in event["args"].get("output_type_shape", ())
+        for shape in kind.values()
+    )
+    return max(map(math.prod, shapes), default=0)

@@ -17,7 +17,7 @@ from onnxtune.argument_checks import check_whole
 from onnxtune.columns import sizes_after_rows
 from onnxtune.errors import ArgumentError, DataError, ProviderError
 from onnxtune.model import ModelLike
-from onnxtune.pieces import forecast, run_filled, run_pieces
+from onnxtune.pieces import few_rows, forecast, run_filled, run_pieces
 from onnxtune.runtime import ValueType
 from onnxtune.stages import (
     Stage,
@@ -30,9 +30,6 @@ from onnxtune.stages import (
 )
 
 _log = logging.getLogger(__name__)
-
-# Fewer rows are run at once without asking how much memory they take.
-_FEW_ROWS = 4096
 
 
 class Runner:
@@ -51,10 +48,11 @@ class Runner:
             was split, and of another chain all that none of its models takes.
         chunk: rows that are run at once: a number, None for all, or "auto" for as many as
             fit into memory by forecast. Where memory runs out, halves of that. A model whose
-            rows depend on each other needs None.
+            rows depend on each other needs None. On CUDA no more than those whose values have
+            2^31 elements: more make None an error.
         cuda_graph: a batch size or several whose runs are captured as CUDA graphs, True for 1.
-            Smaller batches of arrays are filled up to one of them, larger ones run without. Only
-            CUDA has them: "auto" on a CPU goes without.
+            Smaller batches of arrays are filled up to one of them, larger ones run without. The
+            graphs hold the model a second time. Only CUDA has them: "auto" on a CPU goes without.
         tf32: let products on CUDA round their factors to 10 bits: faster, and wrong for rows
             near a threshold of trees behind them.
         threads: of onnxruntime within an operator; None leaves the choice to it.
@@ -98,10 +96,10 @@ class Runner:
         if threads is not None:
             check_whole(threads=threads)
         self.chunk: int | None = None
+        self._whole, self._auto = chunk is None, chunk == "auto"
         if chunk is not None and chunk != "auto":
             check_whole(chunk=chunk)
             self.chunk = int(chunk)
-        self._forecast_due = chunk == "auto"
         self._graph_sizes = _graph_sizes(cuda_graph)
         if self._graph_sizes and provider not in ("auto", "cuda"):
             raise ArgumentError(f"CUDA graphs are of the provider 'cuda', not of '{provider}'.")
@@ -120,6 +118,9 @@ class Runner:
         one = len(self.inputs) == 1 and self.inputs[0].kind.startswith("tensor")
         self._plain = one and not self.inputs[0].is_string
         self._feed_names = [value.name for value in self.inputs]
+        self._forecast_due = self._auto or self.provider == "cuda"
+        self._few = few_rows(self._chain)
+        self._counted: int | None = None
 
     def _load(self, parts: Sequence[Any], provider: str) -> tuple[str, list[Stage]]:
         if provider != "auto":
@@ -184,21 +185,35 @@ class Runner:
         return run_chain(self._chain, feed, self.outputs)
 
     def _limit(self, rows: int) -> int:
-        """Rows to run at once."""
-        if self._forecast_due and rows > _FEW_ROWS:
+        """Rows to run at once.
+
+        Raises:
+            DataError: all are to be run at once, and are too many for that.
+        """
+        if self._forecast_due and rows > self._few:
             with self._forecasting:
                 if self._forecast_due:
-                    self.chunk = self._forecast()
+                    self._forecast()
                     self._forecast_due = False
+        if self._whole and self._counted is not None and rows > self._counted:
+            raise DataError(
+                f"{rows:,} rows at once make values of more than 2^31 elements, which "
+                "onnxruntime's CUDA kernels cannot count; give "
+                f"{self._counted:,} at most, or chunk='auto'."
+            )
         return rows if self.chunk is None else min(self.chunk, rows) or 1
 
-    def _forecast(self) -> int | None:
+    def _forecast(self) -> None:
         try:
-            fitting = forecast(self._chain)
-            return None if fitting is None else max(fitting, _FEW_ROWS)
+            found = forecast(self._chain)
         except (ArgumentError, DataError) as error:
             _log.info("How many rows fit is not known beforehand: %s", error)
-            return None
+            return
+        self._counted = found.counted
+        if self._auto and found.fitting is not None:
+            self.chunk = max(found.fitting, self._few)
+        if not self._whole and found.counted is not None:
+            self.chunk = min(self.chunk or found.counted, found.counted)
 
     def _feed(self, X: Any) -> dict[str, Any]:
         """The rows by input name, checked."""

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from cards import on_a_card
 from matplotlib.figure import Figure
 from onnx import TensorProto, helper, parser
 
 import onnxtune
-from onnxtune import bench_group, bench_report, bench_turns, machine, output, runtime
+from onnxtune import bench_group, bench_report, bench_turns, machine, output, profiles, runtime
 from onnxtune.bench_comparison import compare
 from onnxtune.bench_report import BenchReport, Placed, Timing
 from onnxtune.benchmark import bench
@@ -207,6 +208,19 @@ def test_a_missing_provider_is_reported_and_the_others_run(
         assert (row.median_s, row.rows_per_s, row.ratio, row.runs) == (None, None, None, 0)
     assert all(row.error is None and row.median_s for row in report.rows[4:])
     assert report.text().count("Provider 'cuda' is not there.") == 1
+
+
+def test_batches_of_more_elements_than_cuda_counts_are_not_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    on_a_card(monkeypatch)
+    monkeypatch.setattr(profiles, "MOST_ELEMENTS", 1000)  # 500 rows of two columns
+    settings = {**QUICK, "placement": False}
+    report = bench([A, A], ROWS, ["cuda", "cpu"], [500, 501], **settings)
+    assert [row.error is None for row in report.rows] == [True, True, False, False, *[True] * 4]
+    assert report.rows[2].error and "a chunk of 500 rows at most" in report.rows[2].error
+    report = bench(A, ROWS, ["cuda"], [1200], chunk=500, **settings)
+    assert report.rows[0].error is None
 
 
 def test_no_provider_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

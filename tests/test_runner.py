@@ -19,15 +19,16 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
+from cards import on_a_card
 from onnx import parser
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 import onnxtune
-from onnxtune import pieces, runtime, stages
+from onnxtune import pieces, profiles, runtime, stages
 from onnxtune.captured_graphs import CapturedGraphs
 from onnxtune.errors import ArgumentError, DataError, ModelError, ProviderError
-from onnxtune.profiles import placement, row_bytes
+from onnxtune.profiles import placement, row_sizes
 from onnxtune.runner import Runner
 
 rng = np.random.default_rng(0)
@@ -191,7 +192,7 @@ def test_pieces_equal_the_whole(chunk: int) -> None:
 def test_the_forecast_bounds_a_large_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.tile(X, (100, 1))
     zero = [stages.zeros(runtime.input_types(HARD), n) for n in (256, 512)]
-    each = row_bytes(HARD.SerializeToString(), "cpu", zero, (256, 512))
+    each = row_sizes(HARD.SerializeToString(), "cpu", zero, (256, 512)).bytes
     assert 16 < each < 100_000  # four floats in, and what ten trees need
     monkeypatch.setattr(pieces, "memory_at_hand", lambda: int(4 * each * 10_000))
     sizes = watched(monkeypatch)
@@ -202,6 +203,54 @@ def test_the_forecast_bounds_a_large_batch(monkeypatch: pytest.MonkeyPatch) -> N
         assert runner.chunk is not None and abs(runner.chunk - 10_000) < 200
     assert sum(sizes) == 300 + 30_000
     assert sizes[:3] == [300, runner.chunk, runner.chunk] and max(sizes) == runner.chunk
+
+
+def test_no_value_has_more_elements_than_cuda_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.tile(X, (40, 1))
+    expected = runtime.run(HARD, {"X": rows})
+    zero = [stages.zeros(runtime.input_types(HARD), n) for n in (256, 512)]
+    each = row_sizes(HARD.SerializeToString(), "cpu", zero, (256, 512)).elements
+    assert 10 <= each <= 200  # a place in each tree at least, in each node at most
+    monkeypatch.setattr(profiles, "MOST_ELEMENTS", int(5000.9 * each))
+    on_a_card(monkeypatch)
+    sizes = watched(monkeypatch)
+    for chunk in ("auto", 8000):
+        sizes.clear()
+        with Runner(HARD, "cuda", chunk=chunk) as runner:
+            equal(runner.run(rows), expected)
+            assert runner.chunk == 5000 and sizes == [5000, 5000, 2000]
+    with Runner(HARD, "cuda", chunk=100) as runner:
+        equal(runner.run(rows), expected)
+        assert runner.chunk == 100
+    with Runner(HARD, "cuda", chunk=None) as runner:
+        equal(runner.run(rows[:5000]), {name: each[:5000] for name, each in expected.items()})
+        with pytest.raises(DataError, match=r"12,000 rows at once .* give 5,000 at most"):
+            runner.run(rows)
+    with Runner(HARD, "cpu", chunk=None) as runner:
+        equal(runner.run(rows), expected)
+
+
+def test_few_rows_are_fewer_where_the_model_holds_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    near = graph(
+        """near (float[N, 4] X) => (float[N, 1] Y) <float[300, 4] held = {%s}> {
+          axis = Constant <value_ints = [1]> ()
+          one = Unsqueeze (X, axis)
+          away = Sub (one, held)
+          square = ReduceSumSquare <axes = [2], keepdims = 0> (away)
+          Y = ReduceMin <axes = [1]> (square)
+        }""".replace("%s", ", ".join(["0.5"] * 1200))
+    )
+    rows = np.tile(X, (2, 1))
+    expected = runtime.run(near, {"X": rows})
+    monkeypatch.setattr(pieces, "_FEW_ELEMENTS", 1200 * 50)
+    sizes = watched(monkeypatch)
+    with Runner(near, "cpu") as runner:
+        runner.run(rows[:50])
+        assert runner.chunk is None
+        monkeypatch.setattr(pieces, "memory_at_hand", lambda: 4 * 100 * 1200 * 4)
+        equal(runner.run(rows), expected)
+        assert runner.chunk is not None and 50 <= runner.chunk < 120
+    assert sizes[0] == 50 and sum(sizes) == 650
 
 
 def test_where_there_is_no_forecast_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,16 +542,7 @@ def test_auto_takes_cuda_where_it_starts(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_nodes_that_run_elsewhere_are_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = onnxruntime.InferenceSession
-
-    def start(content: bytes, options: Any, providers: Any, **rest: Any) -> Any:
-        made = real(content, options, providers=["CPUExecutionProvider"])
-        monkeypatch.setattr(made, "get_providers", lambda: [name for name, _ in providers])
-        return made
-
-    built = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: built)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+    on_a_card(monkeypatch)
     Runner(FOREST, "cuda").close()
     assert "between copies" in caplog.text and "1 x TreeEnsembleClassifier" in caplog.text
     caplog.clear()
@@ -688,8 +728,13 @@ def test_eight_threads_for_a_minute() -> None:
 
 
 def test_batches_in_fixed_memory() -> None:
-    session = runtime.session(HARD)
-    made = CapturedGraphs(session, runtime.input_types(HARD), [8, 2], "cpu")
+    made = CapturedGraphs(
+        lambda _: runtime.session(HARD),
+        runtime.session(HARD),
+        runtime.input_types(HARD),
+        [8, 2],
+        "cpu",
+    )
     assert [made.takes({"X": X[:rows]}) for rows in (0, 1, 8, 9)] == [False, True, True, False]
     assert not made.takes({"X": torch.zeros(2, 4)})
     first = made.run({"X": X[:2]})
@@ -711,7 +756,34 @@ def test_batches_in_fixed_memory() -> None:
 )
 def test_what_no_graph_takes(model: onnx.ModelProto) -> None:
     with pytest.raises(ArgumentError, match="no graph takes it"):
-        CapturedGraphs(runtime.session(model), runtime.input_types(model), [2], "cpu")
+        CapturedGraphs(
+            lambda _: runtime.session(model),
+            runtime.session(model),
+            runtime.input_types(model),
+            [2],
+            "cpu",
+        )
+
+
+def test_graphs_have_a_session_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies between is written by every replay: no other run may hold it."""
+    given = on_a_card(monkeypatch)
+    kept: list[Any] = []
+    real = CapturedGraphs.__init__
+
+    def init(
+        self: CapturedGraphs, opened: Any, plain: Any, inputs: Any, sizes: Any, _: str
+    ) -> None:
+        real(self, opened, plain, inputs, sizes, "cpu")
+        kept.append((self._session, plain))
+
+    monkeypatch.setattr(CapturedGraphs, "__init__", init)
+    with Runner(HARD, "cuda", cuda_graph=[2]) as runner:
+        ((session, plain),) = kept
+        assert session is not plain
+        assert ["enable_cuda_graph" in options for options in given] == [False, True]
+        monkeypatch.setattr(plain, "run", None)
+        equal(runner.run(X[:1]), runtime.run(HARD, {"X": X[:1]}))
 
 
 # --- Placement ---
