@@ -141,7 +141,7 @@ def converted(
     proto = rewritten(prepared, Plan(routing, width, spreads, serving=serving))
     if serving.provider != "cuda":
         return proto, None
-    placement = for_cuda(proto, source.origin)
+    placement = for_cuda(proto, source.origin, serving.batch_size)
     if precision == "float32":
         return proto, placement
     made = _in_float16(source, proto, data)

@@ -12,6 +12,7 @@ from onnxtune.cuda_substitutes import substitute
 from onnxtune.errors import UnsupportedError
 from onnxtune.placement import Placement, place
 from onnxtune.runtime import value_types
+from onnxtune.scan_broadcasts import broadcast_scans
 from onnxtune.subgraphs import reads
 from rewrites.core.naming import node_names
 from rewrites.core.rewrite import Provider
@@ -19,7 +20,7 @@ from rewrites.core.rewrite import Provider
 _log = logging.getLogger(__name__)
 
 
-def for_cuda(proto: onnx.ModelProto, origin: str) -> Placement:
+def for_cuda(proto: onnx.ModelProto, origin: str, rows: int = 1000) -> Placement:
     """Prepare a model in standard operators, in place, for the CUDA provider.
 
     What is the same in every call is computed once, and its tensors lose their names.
@@ -27,6 +28,7 @@ def for_cuda(proto: onnx.ModelProto, origin: str) -> Placement:
     Args:
         proto: the model; its nodes get unique names.
         origin: what to call it in messages.
+        rows: of a batch, to tell whether values that would be larger fit into memory.
 
     Returns:
         Where each node runs.
@@ -40,6 +42,8 @@ def for_cuda(proto: onnx.ModelProto, origin: str) -> Placement:
     for node, name in zip(proto.graph.node, node_names(proto.graph), strict=True):
         node.name = name
     types = value_types(proto)
+    if broadcast_scans(proto, types, rows):
+        types = value_types(proto)
     if substitute(proto, types):
         types = value_types(proto)
     fold_constants(proto, types)

@@ -1,0 +1,167 @@
+"""Scans as operators on all steps at once: the same numbers, and which Scans stay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from graphs import parse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skl2onnx import to_onnx
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+
+import onnxtune
+from onnxtune.runtime import run
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(40, 3)).astype(np.float32)
+Y = rng.normal(size=40)
+HELD = rng.normal(size=(5, 3)).astype(np.float32)
+
+
+def operators(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+def check(model: onnx.ModelProto, stays: bool = False) -> onnx.ModelProto:
+    """The form for CUDA gives the numbers of onnxruntime's Scan, for any number of rows."""
+    assert "Scan" in operators(model)
+    made = onnxtune.convert(model, "hard", provider="cuda")
+    assert ("Scan" in operators(made)) == stays
+    (name,) = (value.name for value in model.graph.input)
+    for rows in (X[:1], X, 2 * X[:9]):
+        expected, found = run(model, {name: rows}), run(made, {name: rows})
+        for output, value in expected.items():
+            np.testing.assert_array_equal(found[output], value)
+    return made
+
+
+def scan(body: str, given: str = "x, held", outputs: str = "same, y", kind: str = "") -> Any:
+    """A Scan with one state of two axes, `a`, and the rows `b` of another matrix."""
+    return parse(
+        f"""g (float[N, 3] x) => ({kind or "float[5, N] y"}) {{
+            one = Constant <value_ints = [1]> ()
+            {outputs} = Scan <num_scan_inputs = 1, body = body (float[N, 3] a, float[3] b)
+                => (float[N, 3] kept, float[M] s) {{ {body} }}> ({given})
+        }}""",
+        held=HELD,
+    )
+
+
+@pytest.mark.parametrize("metric", [{"p": 2}, {"p": 1}, {"p": 3}, {"metric": "sqeuclidean"}])
+@pytest.mark.parametrize("weights", ["uniform", "distance"])
+def test_neighbours(metric: dict[str, Any], weights: str) -> None:
+    regressor = KNeighborsRegressor(4, weights=weights, **metric).fit(X, Y)
+    classifier = KNeighborsClassifier(4, weights=weights, **metric).fit(X, Y > 0)
+    check(to_onnx(regressor, X[:1]))
+    check(to_onnx(classifier, X[:1], options={"zipmap": False}))
+
+
+STEPS = {
+    "squared distances": "kept = Identity (a) d = Sub (a, b) q = Mul (d, d) s = ReduceSum "
+    "<keepdims = 0> (q, one)",
+    "axes in the body": "kept = Identity (a) i = Constant <value_ints = [-1]> () d = Sub (a, b) "
+    "j = Identity (i) q = ReduceSumSquare <axes = [-1]> (d) s = Squeeze (q, j)",
+    "a smaller value of the step's own": "kept = Identity (a) m = ReduceMax <axes = [0]> (b) "
+    "d = Sub (a, m) s = ReduceMin <axes = [1], keepdims = 0> (d)",
+    "without a state in it": "kept = Identity (a) s = Abs (b)",
+    "what is around it": "kept = Identity (a) d = Sub (b, x) s = ReduceMean <axes = [1], "
+    "keepdims = 0> (d)",
+    "two times the same": "kept = Identity (a) d = Sub (a, b) m = ReduceL1 <axes = [1], "
+    "keepdims = 0> (d) s = Identity (m)",
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_body_of_steps_by_themselves(name: str) -> None:
+    made = check(scan(STEPS[name]))
+    # Nothing but the body's nodes, and an axis where one is missing.
+    assert len(made.graph.node) <= STEPS[name].count("=")
+    assert {"kept", "s", "d"}.isdisjoint(operators(made))
+
+
+STAY = {
+    "a state that changes": "kept = Add (a, b) s = ReduceSum <keepdims = 0> (kept, one)",
+    "the same in every step": "kept = Identity (a) s = ReduceSum <keepdims = 0> (a, one)",
+    "a product of matrices": "kept = Identity (a) s = MatMul (a, b)",
+}
+
+
+@pytest.mark.parametrize("name", STAY)
+def test_what_stays_a_scan(name: str) -> None:
+    check(scan(STAY[name]), stays=True)
+
+
+def test_the_state_may_be_read() -> None:
+    check(scan(STEPS["squared distances"], kind="float[N, 3] same, float[5, N] y"))
+
+
+def test_other_axes_and_directions_stay() -> None:
+    for attribute in ("scan_input_directions = [1]", "scan_output_axes = [1]"):
+        model = scan(STEPS["squared distances"], kind="float[M, K] y")
+        (node,) = (node for node in model.graph.node if node.op_type == "Scan")
+        name, value = attribute.split(" = ")
+        node.attribute.append(onnx.helper.make_attribute(name, [int(value[1])]))
+        check(model, stays=True)
+
+
+def test_values_that_would_not_fit_stay_steps() -> None:
+    model = scan(STEPS["squared distances"])
+    rows = 2**30 // HELD.size
+    fitting = onnxtune.convert(model, "hard", provider="cuda", batch_size=rows)
+    large = onnxtune.convert(model, "hard", provider="cuda", batch_size=rows + 1)
+    assert "Scan" not in operators(fitting) and "Scan" in operators(large)
+
+
+def test_for_a_cpu_it_stays() -> None:
+    assert "Scan" in operators(onnxtune.convert(scan(STEPS["squared distances"]), "hard"))
+
+
+_OF_ONE_AXIS = [(0, 0), (-1, 0), (0, 1), (-1, 1)]
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> str:
+    """Operators on the state and the step, of any shapes that go together."""
+    ranks = {"a": 2, "b": 1, "x": 2}
+    stepped = {"b"}
+    lines = ["kept = Identity (a)"]
+    for number in range(draw(st.integers(1, 5))):
+        name = f"v{number}"
+        first = draw(st.sampled_from(sorted(ranks)))
+        if draw(st.booleans()):
+            second = draw(st.sampled_from(sorted(ranks)))
+            operator = draw(st.sampled_from(["Add", "Sub", "Mul", "Max"]))
+            lines.append(f"{name} = {operator} ({first}, {second})")
+            ranks[name] = max(ranks[first], ranks[second])
+            made_of = {first, second}
+        elif ranks[first] and draw(st.booleans()):
+            operator = draw(st.sampled_from(["ReduceMax", "ReduceL1", "ReduceMin"]))
+            # [N, 3] becomes [N, 1] or [3]; [N] goes with nothing else.
+            choices = [(1, 1), (-1, 1), (0, 0), (-2, 0)] if ranks[first] == 2 else _OF_ONE_AXIS
+            axis, keeps = draw(st.sampled_from(choices))
+            lines.append(f"{name} = {operator} <axes = [{axis}], keepdims = {keeps}> ({first})")
+            ranks[name] = ranks[first] - 1 + keeps
+            made_of = {first}
+        else:
+            operator = draw(st.sampled_from(["Abs", "Neg", "Tanh", "Identity"]))
+            lines.append(f"{name} = {operator} ({first})")
+            ranks[name] = ranks[first]
+            made_of = {first}
+        if made_of & stepped:
+            stepped.add(name)
+    last = draw(st.sampled_from(sorted(stepped)))
+    if ranks[last] == 2:
+        lines.append(f"w = Add (a, {last}) s = ReduceSum <keepdims = 0> (w, one)")
+    else:
+        lines.append(f"w = Add (a, {last}) s = ReduceMax <axes = [1], keepdims = 0> (w)")
+    return " ".join(lines)
+
+
+@settings(deadline=None, max_examples=60)
+@given(bodies())
+def test_random_bodies(body: str) -> None:
+    check(scan(body))
