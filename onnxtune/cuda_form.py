@@ -10,9 +10,9 @@ import onnx.inliner
 from onnxtune.constant_folding import fold_constants
 from onnxtune.cuda_substitutes import substitute
 from onnxtune.errors import UnsupportedError
+from onnxtune.open_bodies import open_bodies
 from onnxtune.placement import Placement, place
 from onnxtune.runtime import value_types
-from onnxtune.scan_broadcasts import broadcast_scans
 from onnxtune.subgraphs import reads
 from rewrites.core.naming import node_names
 from rewrites.core.rewrite import Provider
@@ -42,7 +42,7 @@ def for_cuda(proto: onnx.ModelProto, origin: str, rows: int = 1000) -> Placement
     for node, name in zip(proto.graph.node, node_names(proto.graph), strict=True):
         node.name = name
     types = value_types(proto)
-    if broadcast_scans(proto, types, rows):
+    if open_bodies(proto, types, rows):
         types = value_types(proto)
     if substitute(proto, types):
         types = value_types(proto)

@@ -19,6 +19,7 @@ from onnxtune.runtime import ValueType
 from onnxtune.subgraphs import reads
 
 Side = Literal["cpu", "gpu", "tail"]
+SIDES: tuple[Side, ...] = ("cpu", "gpu", "tail")
 
 # Operators that only move or retype numbers. Where there is a part before the GPU, they go there if
 # fewer tensors go to the GPU for it, or as many and what goes are columns of floats.
@@ -109,9 +110,11 @@ class _Edges:
         )
 
     def move_to_cpu(self, sides: dict[str, Side], types: Mapping[str, ValueType]) -> None:
-        """Take moves off the GPU where fewer tensors then go to it, or one that can be joined."""
+        """Take off the GPU what computes shapes, and moves where fewer tensors then go to it."""
         for name, node in self.nodes.items():
             taken = dict.fromkeys(self.reads[name])
+            if sides[name] == "gpu" and self._makes_sizes(name, sides, types):
+                sides[name] = "cpu"
             if sides[name] != "gpu" or node.op_type not in _MOVES or node.domain != "":
                 continue
             if not taken or node.input[0] in self.held:
@@ -121,9 +124,27 @@ class _Edges:
             if there and spared >= (1 if is_columns(types[node.output[0]]) else 2):
                 sides[name] = "cpu"
 
+    def _makes_sizes(
+        self, name: str, sides: Mapping[str, Side], types: Mapping[str, ValueType]
+    ) -> bool:
+        """Whether it makes shapes of shapes from the CPU: nodes on the GPU read them there."""
+        taken, made = self.reads[name], [out for out in self.nodes[name].output if out]
+        return (
+            bool(taken)
+            and all(v in self.maker and sides[self.maker[v]] == "cpu" for v in taken)
+            and all(_is_size(types.get(value)) for value in (*taken, *made))
+        )
+
     def _is_spared(self, value: str, name: str, sides: Mapping[str, Side]) -> bool:
         """Whether nothing else on the GPU, or behind it, reads a value."""
         return all(other == name or sides[other] == "cpu" for other in self.readers[value])
+
+
+def _is_size(value: ValueType | None) -> bool:
+    """Whole numbers, as many in every call: the shape of something, and not of every row."""
+    if value is None or value.kind != "tensor(int64)" or value.shape is None:
+        return False
+    return len(value.shape) == 1 and None not in value.shape
 
 
 def _reach(start: str, next_to: Callable[[str], Iterable[str]]) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,17 +11,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import onnx
+from google.protobuf.message import DecodeError
 
 from onnxtune.conversion import Form, Precision, converted, serving_for
 from onnxtune.graph_parts import part
 from onnxtune.joined_columns import join
 from onnxtune.model import ModelLike, check_output, load, write
 from onnxtune.output import table
-from onnxtune.part_marks import mark_part
-from onnxtune.placement import Placement, Side
+from onnxtune.part_marks import mark_part, part_mark
+from onnxtune.placement import SIDES, Placement, Side
 from onnxtune.runtime import input_types, run
 from onnxtune.subgraphs import reads
 from rewrites.core.rewrite import TreeForm
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class SplitModel:
     def save(self, stem: str | os.PathLike[str], inputs: Iterable[Any] = ()) -> None:
         """Write each part to a file of its own, `<stem>.<part>.onnx`.
 
+        A part that an earlier call left there, and that this model has not, is deleted.
+
         Args:
             stem: path and first part of the names.
             inputs: files that must not be written over.
@@ -93,6 +99,9 @@ class SplitModel:
             check_output(path, kept)
         for side, path in paths.items():
             write(path, self.parts[side].SerializeToString())
+        for side in SIDES:
+            if side not in paths:
+                _delete_part(Path(f"{os.fspath(stem)}.{side}.onnx"), side)
 
     def facts(self, stem: str | os.PathLike[str]) -> dict[str, Any]:
         """What each file of `save` holds, and what goes from the CPU to the GPU."""
@@ -119,6 +128,17 @@ class SplitModel:
         if self.cpu is not None:
             lines.append(f"\nFrom the CPU to the GPU: {', '.join(self.between) or 'nothing'}.")
         return "\n".join(lines)
+
+
+def _delete_part(path: Path, side: Side) -> None:
+    """Delete a file if it is that part of some model."""
+    try:
+        mark = part_mark(onnx.load(path, load_external_data=False))
+    except (OSError, DecodeError):
+        return
+    if mark is not None and mark.side == side:
+        path.unlink()
+        _log.info("%s: deleted, since this model has no such part.", path)
 
 
 def split(

@@ -236,6 +236,42 @@ def test_files(tmp_path: Path) -> None:
         cut.save(tmp_path / "model", [tmp_path / "model.tail.onnx"])
 
 
+def test_parts_of_an_earlier_model_do_not_stay(tmp_path: Path) -> None:
+    onnxtune.split(parsed(WORDS_AND_NUMBERS)).save(tmp_path / "model")
+    onnx.save(parsed(NUMBERS), tmp_path / "other.cpu.onnx")  # no part of anything
+    (tmp_path / "other.tail.onnx").write_bytes(b"?")
+    for stem in ("model", "other"):
+        onnxtune.split(parsed(NUMBERS)).save(tmp_path / stem)
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == ["model.gpu.onnx", "other.cpu.onnx", "other.gpu.onnx", "other.tail.onnx"]
+
+
+def test_shapes_of_words_are_computed_where_they_are() -> None:
+    """A Reshape on the GPU reads its shape on the CPU: none goes there and back."""
+    model = parsed("""<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 2]>
+    g (string[N, M] words, float[N, 12] x) => (float[N, M, 4] y) 
+    <int64[1] zero = {0}, int64[1] two = {2}, int64[1] last = {4}> {
+        code = ai.onnx.ml.LabelEncoder <keys_strings = ["a", "b"], values_floats = [1.0, 2.0]>
+            (words)
+        size = Shape (words)
+        both = Slice (size, zero, two)
+        shape = Concat <axis = 0> (both, last)
+        wide = Reshape (x, shape)
+        column = Constant <value_ints = [0, 0, 1]> ()
+        high = Reshape (code, column)
+        y = Add (wide, high)
+    }""")
+    cut = onnxtune.split(model)
+    assert cut.cpu is not None
+    assert {"Slice", "Concat"} <= {node.op_type for node in cut.cpu.graph.node}
+    assert "size" not in cut.between
+    feed = {
+        "words": np.array([["a", "b", "c"]] * 5, object),
+        "x": np.arange(60, dtype=np.float32).reshape(5, 12),
+    }
+    assert_same(cut.run(feed), run(model, feed))
+
+
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(parsed(WORDS_AND_NUMBERS), path)

@@ -1,4 +1,4 @@
-"""Scans as operators on all steps at once: the same numbers, and which Scans stay."""
+"""Scan and If as operators of the main graph: the same numbers, and which of them stay."""
 
 from __future__ import annotations
 
@@ -114,6 +114,48 @@ def test_values_that_would_not_fit_stay_steps() -> None:
     fitting = onnxtune.convert(model, "hard", provider="cuda", batch_size=rows)
     large = onnxtune.convert(model, "hard", provider="cuda", batch_size=rows + 1)
     assert "Scan" not in operators(fitting) and "Scan" in operators(large)
+
+
+def choice(then: str, other: str, kind: str = "float[N, 3] y") -> onnx.ModelProto:
+    return parse(
+        f"""g (float[N, 3] x) => ({kind}) {{
+            total = ReduceSum <keepdims = 1> (x) zero = Constant <value_float = 0.0> ()
+            positive = Greater (total, zero)
+            y = If (positive) <then_branch = t () => (float[N, 3] s) {{ {then} }},
+                else_branch = e () => (float[N, 3] s) {{ {other} }}>
+        }}""",
+        held=HELD,
+    )
+
+
+def test_branches_of_one_shape_become_where() -> None:
+    model = choice("s = Sqrt (x)", "one = Constant <value_float = 1.0> () s = Div (x, one)")
+    made = onnxtune.convert(model, "hard", provider="cuda")
+    assert "If" not in operators(made) and operators(made)[-1] == "Where"
+    # Each of the two, and numbers that are NaN in the one that is not taken.
+    for rows in (X[:7], -np.abs(X), np.abs(X), 0 * X):
+        np.testing.assert_array_equal(run(made, {"x": rows})["y"], run(model, {"x": rows})["y"])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "s = ReduceMax <axes = [0], keepdims = 1> (x)",
+        "s = MatMul (x, held)",
+        "s = Gather <axis = 1> (x, zero)",
+    ],
+)
+def test_branches_that_may_differ_or_fail_stay(other: str) -> None:
+    model = choice("s = Abs (x)", other.replace("zero", "place"), "float[N, M] y")
+    model.graph.initializer.append(
+        onnx.numpy_helper.from_array(np.zeros(3, np.int64), "place"),
+    )
+    square = onnx.numpy_helper.from_array(np.eye(3, dtype=np.float32), "held")
+    model.graph.initializer[0].CopyFrom(square)
+    made = onnxtune.convert(model, "hard", provider="cuda")
+    assert "If" in operators(made)
+    for rows in (X, -np.abs(X)):
+        np.testing.assert_array_equal(run(made, {"x": rows})["y"], run(model, {"x": rows})["y"])
 
 
 def test_for_a_cpu_it_stays() -> None:
