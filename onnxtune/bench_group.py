@@ -12,7 +12,7 @@ from onnxtune import memory, runtime
 from onnxtune.bench_candidates import Candidate, Feed, own_prediction, peers, session_calls
 from onnxtune.bench_report import Placed, Timing
 from onnxtune.bench_turns import Call, Turns, take_turns
-from onnxtune.errors import DataError, ModelError, UnsupportedError
+from onnxtune.errors import DataError, ModelError, ProviderError, UnsupportedError
 from onnxtune.model import Model
 from onnxtune.profiles import placement, row_sizes
 
@@ -71,11 +71,7 @@ class Group:
         self._device_grown: dict[str, int] = {}
 
     def load(self, models: Mapping[str, Model | str], feeds: Mapping[str, Feed]) -> None:
-        """Load the models; what is a text says why there is none.
-
-        Raises:
-            ProviderError: the provider is not there.
-        """
+        """Load the models; what is a text says why there is none."""
         self._names = [(name, way) for name in models for way in self._transfers]
         self._feeds = dict(feeds)
         for name, model in models.items():
@@ -85,6 +81,9 @@ class Group:
             held, free = memory.resident(), self._free()
             try:
                 session, load_s = _session(model.content, self._provider, self._threads)
+            except ProviderError as error:
+                self._refused[name] = str(error)
+                continue
             except (ModelError, MemoryError) as error:
                 self._refused[name] = self._judge.reason(error, name)
                 continue
@@ -95,11 +94,6 @@ class Group:
             for way in self._transfers:
                 calls = session_calls(session, self._provider, way, chunk)
                 self._candidates[name, way] = Candidate(name, self._provider, way, calls, load_s)
-
-    def give_up(self, reason: str) -> None:
-        """The provider is not there."""
-        self._candidates.clear()
-        self._refused = {name: reason for name, _ in self._names}
 
     def add_libraries(self, estimators: Mapping[str, Any], feed: Feed) -> None:
         """The estimators' own libraries on the CPU, and those that run them elsewhere.
@@ -237,9 +231,8 @@ class Group:
 def _session(content: bytes, provider: str, threads: int | None) -> tuple[Any, float]:
     """A session, and the seconds that it took to load.
 
-    The first one is given up: it loads the provider's libraries, which the second finds in place.
+    The provider's libraries are in place: it was asked whether it starts.
     """
-    runtime.session(content, provider, threads)
     start = time.perf_counter()
     return runtime.session(content, provider, threads), time.perf_counter() - start
 

@@ -107,14 +107,13 @@ def bench(
     places: list[Placed] = []
     missing: list[str] = []
     for provider in names:
+        absence = runtime.absence(provider)
         group = Group(provider, ways, threads, chunk, judge)
-        formed = _formed(loaded, shapes, provider, sizes)
+        formed = _formed(loaded, shapes, provider, sizes, absence)
         rows_of = {name: feeds[origin] for name, (origin, _) in formed.items()}
-        try:
-            group.load({name: model for name, (_, model) in formed.items()}, rows_of)
-        except ProviderError as error:
-            missing.append(str(error))
-            group.give_up(str(error))
+        group.load({name: model for name, (_, model) in formed.items()}, rows_of)
+        if absence is not None:
+            missing.append(absence)
         else:
             group.add_libraries(estimators, next(iter(feeds.values())))
             if provider != "cpu" if placement is None else placement:
@@ -220,7 +219,11 @@ def _feeds(models: Mapping[str, Model], data: Any, rows: int, seed: int) -> dict
 
 
 def _formed(
-    models: Mapping[str, Model], forms: Sequence[str], provider: str, sizes: Sequence[int]
+    models: Mapping[str, Model],
+    forms: Sequence[str],
+    provider: str,
+    sizes: Sequence[int],
+    absence: str | None,
 ) -> dict[str, tuple[str, Model | str]]:
     """The models in the forms asked for: name -> the model's own name, and it or why there is none.
 
@@ -233,8 +236,8 @@ def _formed(
     for name, model in models.items():
         for form in forms:
             shown = name if form == "original" else f"{name}, {form}"
-            made: Model | str = model if form == "original" else ""
-            for size in sorted(sizes, reverse=True) if form != "original" else ():
+            made: Model | str = absence or (model if form == "original" else "")
+            for size in () if form == "original" or absence else sorted(sizes, reverse=True):
                 try:
                     kind: Literal["hard", "soft"] = "hard" if form == "hard" else "soft"
                     made = load(convert(model, kind, batch_size=size, provider=target))

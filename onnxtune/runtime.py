@@ -147,12 +147,31 @@ def session(
             )
     except Exception as error:  # onnxruntime's exceptions share no public base class
         if provider != "cpu" and type(error) is RuntimeError:  # what it has against a model is not
-            raise _not_started(provider) from error
+            raise _not_started(provider, out_of_memory(error)) from error
         place = f"{origin}: " if origin else ""
         raise ModelError(f"{place}onnxruntime refuses the model: {one_line(error)}") from error
     if wanted not in created.get_providers():
         raise _not_started(provider)
     return created
+
+
+_TINY = """
+<ir_version: 8, opset_import: ["" : 17]>
+tiny (float[N] x) => (float[N] y) { y = Neg (x) }
+"""
+
+
+def absence(provider: str) -> str | None:
+    """Why a provider does not start on this machine; None where it does.
+
+    Raises:
+        ArgumentError: no such provider.
+    """
+    try:
+        session(onnx.parser.parse_model(_TINY), provider)
+    except ProviderError as error:
+        return str(error)
+    return None
 
 
 def nodes_elsewhere(session: Any, provider: str) -> dict[str, int]:
@@ -184,11 +203,14 @@ def _quiet(provider: str) -> Iterator[None]:
             onnxruntime.set_default_logger_severity(2)  # as it is without a word from anyone
 
 
-def _not_started(provider: str) -> ProviderError:
-    """onnxruntime gives no reason; the libraries that it tried to load tell what is missing."""
+def _not_started(provider: str, memory: str | None = None) -> ProviderError:
+    """onnxruntime gives no reason; the libraries that it tried to load tell what is missing.
+
+    It does give one where memory ran out: `memory`.
+    """
     return ProviderError(
         f"Provider '{provider}' is built in, but could not start on this machine: "
-        f"{_missing_library(provider) or _missing_device(provider)}."
+        f"{memory or _missing_library(provider) or _missing_device(provider)}."
     )
 
 
@@ -266,7 +288,8 @@ def one_line(error: BaseException) -> str:
 
 
 _OUT_OF_MEMORY = (
-    r"failed to allocate|bad.alloc|alloc_failed|CUDA failure 2\b|out of memory|integer overflow"
+    r"failed to allocate|available memory of|bad.alloc|alloc_failed|CUDA failure 2\b|"
+    r"out of memory|integer overflow"
 )
 
 

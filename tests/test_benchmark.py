@@ -223,6 +223,15 @@ def test_batches_of_more_elements_than_cuda_counts_are_not_run(
     assert report.rows[0].error is None
 
 
+def test_nothing_is_converted_for_a_missing_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "cuda")
+    monkeypatch.setattr("onnxtune.conversion.convert", None)
+    report = bench(A, ROWS, ["cuda", "cpu"], [2], forms=["original"], **QUICK)
+    assert report.rows[1].error is None
+    with pytest.raises(ProviderError, match="'cuda' is not there"):
+        bench(A, ROWS, ["cuda"], [2], forms=["hard", "soft"], **QUICK)
+
+
 def test_no_provider_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "cuda", "rocm")
     with pytest.raises(ProviderError, match=r"'cuda' is not there.*'rocm' is not there"):

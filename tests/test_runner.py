@@ -563,6 +563,17 @@ def test_a_run_that_fails_is_not_run_elsewhere(monkeypatch: pytest.MonkeyPatch) 
             runner.run(X)
 
 
+def test_memory_that_runs_out_at_the_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("CUDA failure 2: out of memory ; GPU=0")
+
+    built = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: built)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+    with pytest.raises(ProviderError, match=r"could not start .*: CUDA failure 2: out of memory"):
+        Runner(HARD, "cuda")
+
+
 def test_the_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str) -> Any:
         raise OSError("libcufft.so.12: cannot open shared object file: No such file or directory")
