@@ -1,14 +1,12 @@
 """Hard routing by following each row from node to node: exact, and linear in depth.
 
-Rows run along the last axis and trees along the first, so that a look-up is a GatherElements
-within a tree's own table: seven operators a level, whatever the number of trees. Memory is
-rows x trees; trees of much the same size go down together.
+Six or seven operators a level, whatever the number of trees. Memory is rows x trees; trees of much
+the same size go down together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -17,6 +15,7 @@ import onnx_ir as ir
 from rewrites.core.builder import Builder
 from rewrites.core.rewrite import Array
 from rewrites.trees.columns import exact
+from rewrites.trees.descents import Columns, Reached, descend
 from rewrites.trees.ensemble import Ensemble
 from rewrites.trees.tables import NodeTables, features_of, node_tables
 
@@ -25,19 +24,6 @@ _FEW_COLUMNS = 4
 
 # Groups of trees that go down together, at most.
 _MOST_GROUPS = 8
-
-
-@dataclass(frozen=True)
-class Reached:
-    """Where the rows end in a group of G trees.
-
-    `at` is [G, N] int32, the number of the node within its tree; `leaves` [G, S] the number of
-    the leaf that each node of the padded tables is, 0 for the others.
-    """
-
-    name: str
-    at: ir.Value
-    leaves: Array
 
 
 def traversal(
@@ -53,60 +39,14 @@ def traversal(
     # A leaf's threshold is NaN, so that no value passes it and the row stays where it is.
     beyond = builder.constant("no_threshold", np.full(1, np.nan, ensemble.thresholds.dtype))
     thresholds = builder.op("Concat", builder.tensor("thresholds"), beyond, axis=0)
-    features = features_of(tables, columns)
+    read = Columns(turned, thresholds, features_of(tables, columns))
     found = _groups(tables)
     size = most or ensemble.roots
     groups = [part for trees in found for part in np.array_split(trees, -(-len(trees) // size))]
     return [
-        _descend(builder, tables, trees, f"group_{number}_" if len(groups) > 1 else "",
-                 features, turned, thresholds)
+        descend(builder, tables, trees, f"group_{number}_" if len(groups) > 1 else "", read)
         for number, trees in enumerate(groups)
-    ]  # fmt: skip
-
-
-def _descend(
-    builder: Builder,
-    tables: NodeTables,
-    trees: Array,
-    name: str,
-    features: Array,
-    turned: ir.Value,
-    thresholds: ir.Value,
-) -> Reached:
-    """Follow every row down the trees of one group."""
-    place, real = _padded(tables, trees)
-    slots = np.where(real, tables.slots[place], tables.inner)
-    index = np.minimum(slots, tables.inner)
-    own = np.arange(place.shape[1])
-    child = np.where(real, tables.children[place], own)
-    feature = np.where(real, features[place], 0)
-
-    def held(role: str, array: Array) -> ir.Value:
-        return builder.constant(f"{name}{role}", array, np.int32)
-
-    feature_table = held("node_features", feature)
-    child_table = held("first_child", child)
-    threshold_table = builder.op("Gather", thresholds, held("slot", index), axis=0)
-    root_feature = builder.constant(f"{name}root_features", feature[:, 0], np.int64)
-    root_slot = held("root_slot", index[:, :1])
-    root_threshold = builder.op("Gather", thresholds, root_slot, axis=0)
-    value = builder.op("Gather", turned, root_feature, axis=0)
-    at = _step(builder, value, root_threshold, held("root_child", child[:, :1]))
-    for _ in range(int(tables.depths[trees].max()) - 1):
-        read = builder.op("GatherElements", feature_table, at, axis=1)
-        value = builder.op("GatherElements", turned, read, axis=0)
-        threshold = builder.op("GatherElements", threshold_table, at, axis=1)
-        next_child = builder.op("GatherElements", child_table, at, axis=1)
-        at = _step(builder, value, threshold, next_child)
-    return Reached(name, at, np.maximum(slots - tables.inner, 0))
-
-
-def _step(
-    builder: Builder, value: ir.Value, threshold: ir.Value, first_child: ir.Value
-) -> ir.Value:
-    """The next node of every row in every tree: the false child, or the true one behind it."""
-    passed = builder.op("LessOrEqual", value, threshold)
-    return builder.op("Add", first_child, builder.op("Cast", passed, to=int(ir.DataType.INT32)))
+    ]
 
 
 def reduce_leaves(
@@ -142,14 +82,6 @@ def reduce_leaves(
 def _column(builder: Builder, table: ir.Value, column: int) -> ir.Value:
     index = builder.constant(f"column_{column}", column, np.int64)
     return builder.op("Gather", table, index, axis=1)
-
-
-def _padded(tables: NodeTables, trees: Array) -> tuple[Array, Array]:
-    """[G, S] the place of each node of these trees, and whether there is one."""
-    sizes = tables.sizes[trees]
-    number = np.arange(int(sizes.max()))
-    real = number < sizes[:, None]
-    return np.where(real, tables.starts[trees][:, None] + number, 0), real
 
 
 def _groups(tables: NodeTables) -> list[Array]:
