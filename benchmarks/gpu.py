@@ -5,7 +5,7 @@
 
 `prepare` runs where the exporters are: it fits, exports and converts 500 trees of depth 8 on 28
 features and three classifiers, and with --peers traces Hummingbird in an environment of its own.
-The folder is some 40 MB and goes to the card's machine with the checkout. `run` needs onnxruntime,
+The folder is some 35 MB and goes to the card's machine with the checkout. `run` needs onnxruntime,
 onnx, numpy and torch there; matplotlib for the plot; onnx2torch for the tuning, LightGBM and
 nvForest for their lines, which are left out with the reason where they are missing. It prints what
 holds of what must hold, and writes benchmarks/results/gpu.json and gpu.png after every part, so
