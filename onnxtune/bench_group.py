@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,13 @@ from onnxtune import memory, runtime
 from onnxtune.bench_candidates import Candidate, Feed, own_prediction, peers, session_calls
 from onnxtune.bench_report import Placed, Timing
 from onnxtune.bench_turns import Call, Turns, take_turns
-from onnxtune.errors import DataError, ModelError, ProviderError, UnsupportedError
+from onnxtune.errors import (
+    DataError,
+    ModelError,
+    OnnxTuneError,
+    ProviderError,
+    UnsupportedError,
+)
 from onnxtune.model import Model
 from onnxtune.profiles import placement, row_sizes
 
@@ -66,7 +73,7 @@ class Group:
         self._refused: dict[str, str] = {}
         self._models: dict[str, Model] = {}
         self._feeds: dict[str, Feed] = {}
-        self._most_rows: dict[str, int] = {}
+        self._most_rows: dict[str, int | None] = {}
         self._grown: dict[str, int] = {}
         self._device_grown: dict[str, int] = {}
 
@@ -187,16 +194,15 @@ class Group:
     def _counted_rows(self, name: str) -> int | None:
         """The rows of a model at once whose values CUDA can count; None where that is no matter."""
         model = self._models.get(name)
-        if self._provider != "cuda" or model is None or _fixed(model):
+        if self._provider != "cuda" or model is None or _fixed_rows(model):
             return None
         if name not in self._most_rows:
             feeds = [_batches(model, self._feeds[name], rows)[0] for rows in _PROBES]
-            try:
+            self._most_rows[name] = None
+            # What does not run has its reason in its own row.
+            with contextlib.suppress(OnnxTuneError):
                 each = row_sizes(model.content, self._provider, feeds, _PROBES)
-            except (DataError, ModelError) as error:
-                self._judge.reason(error, name)
-                return None
-            self._most_rows[name] = each.counted_rows
+                self._most_rows[name] = each.counted_rows
         return self._most_rows[name]
 
     def _row(self, key: Key, size: int, turns: Turns[Key], reason: str | None) -> Timing:

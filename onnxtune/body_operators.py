@@ -1,14 +1,13 @@
 """The operators of a graph inside a node, written out beside that node.
 
-Operators that go number by number, reductions and Squeeze alone: they compute anything they are
-given without an error, so they may run where their graph would not, or on all steps at once.
+Operators that go number by number, reductions and Squeeze alone: they can take all steps at once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -62,12 +61,14 @@ class Surroundings:
             rows: the batch size that lengths that vary are taken for.
         """
         held = proto.graph.initializer
+        fed = {value.name for value in proto.graph.input}
+        fixed = [tensor for tensor in held if tensor.name not in fed and _are_axes(tensor)]
         self.opset, self.rows = opset_of(proto) or 1, rows
         self.shapes = {
             name: value.shape for name, value in types.items() if value.shape is not None
         }
         self.shapes |= {tensor.name: tuple(tensor.dims) for tensor in held}
-        self.axes = {tensor.name: _whole_numbers(tensor) for tensor in held if _are_axes(tensor)}
+        self.axes = {tensor.name: _whole_numbers(tensor) for tensor in fixed}
         self.taken = set(names_of(proto.graph))
 
 
@@ -80,6 +81,7 @@ class BodyOperators:
         around: the main graph.
         steps: how many there are, None for a number that varies.
         nodes, tensors: what is written.
+        read: the values from around the body.
     """
 
     owner: str
@@ -87,8 +89,10 @@ class BodyOperators:
     steps: int | None = 1
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     tensors: list[onnx.TensorProto] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
     _values: dict[str, BodyValue] = field(default_factory=dict)
     _axes: dict[str, list[int]] = field(default_factory=dict)
+    _sent: set[str] = field(default_factory=set)
 
     def take(self, name: str, outer: str, stepped: bool) -> BodyValue:
         """Let the body read an outer value, or in each step one of its entries.
@@ -101,6 +105,7 @@ class BodyOperators:
             raise UnsupportedError(f"The shape of '{outer}' is not known.")
         if outer in self.around.axes and not stepped:
             self._axes[name] = self.around.axes[outer]
+        self.read.add(outer)
         self._values[name] = BodyValue(outer, shape[1:] if stepped else shape, stepped)
         return self._values[name]
 
@@ -114,6 +119,8 @@ class BodyOperators:
         Raises:
             UnsupportedError: one of them is none of those that this is for, with the reason.
         """
+        if body.sparse_initializer:
+            raise UnsupportedError("It holds sparse tensors.")
         for tensor in body.initializer:
             self._hold(tensor.name, tensor)
         for node in body.node:
@@ -159,25 +166,25 @@ class BodyOperators:
             return value.name
         name = self._new(f"{value.name}/Unsqueeze")
         axes = range(1, 1 + missing)
-        self.nodes.append(
-            self._node("Unsqueeze", [value.name], name, axes, self.around.opset >= 13)
-        )
+        self.nodes.append(self._node("Unsqueeze", [value.name], name, axes))
         return name
 
     def _add_narrower(self, node: onnx.NodeProto) -> None:
         """A reduction, or Squeeze."""
         value = self.value(node.input[0])
         held = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        as_input = len(node.input) > 1 and bool(node.input[1])
-        if as_input:
+        given = held.get("axes", [])
+        if len(node.input) > 1 and node.input[1]:
             self.value(node.input[1])
             if node.input[1] not in self._axes:
                 raise UnsupportedError(f"The axes of '{node.name}' are not constant.")
+            given = self._axes[node.input[1]]
         rank = len(value.shape)
-        given = self._axes[node.input[1]] if as_input else held.pop("axes", [])
-        if held.pop("noop_with_empty_axes", 0) or (node.op_type == "Squeeze" and not given):
-            raise UnsupportedError(f"'{node.name}' has no axes.")
+        if not rank or (not given and held.get("noop_with_empty_axes", 0)):
+            raise UnsupportedError(f"'{node.name}' has no axes to go along.")
         axes = sorted({axis % rank for axis in given} or range(rank))
+        if node.op_type == "Squeeze" and any(value.shape[axis] != 1 for axis in axes):
+            raise UnsupportedError(f"'{node.name}' may leave out more than ones.")
         keeps = node.op_type != "Squeeze" and bool(held.get("keepdims", 1))
         shape = tuple(
             1 if place in axes else size
@@ -186,7 +193,7 @@ class BodyOperators:
         )
         outer = [axis + value.stepped for axis in axes]
         name = self._new(node.output[0])
-        made = self._node(node.op_type, [value.name], name, outer, as_input)
+        made = self._node(node.op_type, [value.name], name, outer)
         made.attribute.extend(a for a in node.attribute if a.name == "keepdims")
         self._know(node, made, shape, value.stepped)
 
@@ -204,21 +211,22 @@ class BodyOperators:
         """Let a value of the body be an outer one."""
         found = self.value(name).name
         maker = next((node for node in self.nodes if found in node.output), None)
-        if maker is None or any(found in node.input for node in self.nodes):
+        taken = found in self._sent or any(found in node.input for node in self.nodes)
+        if maker is None or taken:
             self.nodes.append(self._node("Identity", [found], outer))
         else:
             maker.output[0] = outer
+            self._sent.add(outer)
+            for key, value in self._values.items():
+                if value.name == found:
+                    self._values[key] = replace(value, name=outer)
 
     def _node(
-        self,
-        operator: str,
-        inputs: Iterable[str],
-        output: str,
-        axes: Sequence[int] = (),
-        as_input: bool = False,
+        self, operator: str, inputs: Iterable[str], output: str, axes: Sequence[int] = ()
     ) -> onnx.NodeProto:
         given = [*inputs]
-        if as_input:
+        as_input = "axes" not in onnx.defs.get_schema(operator, self.around.opset).attributes
+        if axes and as_input:
             held = numpy_helper.from_array(np.array(axes, np.int64), self._new(f"{output}/axes"))
             self.tensors.append(held)
             given.append(held.name)

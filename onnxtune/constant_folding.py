@@ -45,8 +45,8 @@ def fold_constants(proto: onnx.ModelProto, types: Mapping[str, ValueType]) -> No
     """
     _hold(proto, _fixed_sizes(proto, types))
     folded = _constant_nodes(proto)
-    if folded:
-        wanted = _still_read(proto, folded)
+    wanted = _still_read(proto, folded) if folded else []
+    if wanted:
         whole = part(proto, [n for n in proto.graph.node if n.name in folded], [], wanted,
                      lambda name: types.get(name, ValueType(name, "")))  # fmt: skip
         values = run(session(whole, optimize=False), {})

@@ -169,6 +169,11 @@ def _load_external_data(proto: onnx.ModelProto, origin: str, path: Path | None) 
         ) from None
 
 
+def is_one_of(path: Path, files: Iterable[str | os.PathLike[str] | None]) -> bool:
+    """Whether it is one of these files, by whatever name; None stands for what is no file."""
+    return any(file is not None and _same_file(path, file) for file in files)
+
+
 def check_output(
     path: str | os.PathLike[str],
     inputs: Iterable[str | os.PathLike[str] | None],
@@ -186,9 +191,9 @@ def check_output(
     """
     target = Path(path)
     try:
-        if any(source is not None and _same_file(target, source) for source in inputs):
+        if is_one_of(target, inputs):
             raise ArgumentError(f"{target}: is an input file; give another output path.")
-        if any(other is not None and _same_file(target, other) for other in others):
+        if is_one_of(target, others):
             raise ArgumentError(f"{target}: is given for two outputs; give each its own path.")
         # A link is written through, so what it points to decides.
         found = target.resolve()

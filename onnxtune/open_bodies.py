@@ -3,23 +3,27 @@
 Exporters write distances as a Scan, one step for each row of one of two matrices. On a GPU each
 step starts kernels of its own. Where the steps do not depend on each other, the same operators on
 tensors with one more axis in front, that of the steps, take all of them at once. An If waits for
-its condition to come to the CPU; where both branches make numbers of one shape, Where picks them.
-CUDA graphs take neither Scan nor If.
+its condition to come to the CPU; where both branches make floats of one shape, and cannot fail,
+Where picks them. CUDA graphs take neither Scan nor If.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxtune.body_operators import BodyOperators, BodyValue, Surroundings
+from onnxtune.body_operators import BodyOperators, BodyValue, Shape, Surroundings
 from onnxtune.errors import UnsupportedError
 from onnxtune.graph_names import unused
 from onnxtune.runtime import ValueType
 from rewrites.core.graph_pass import STANDARD_DOMAINS
+
+# Operators of floats that keep rows apart, and in their order.
+_BY_NUMBER = frozenset(["Abs", "Add", "Div", "Exp", "Identity", "Mul", "Neg", "Sqrt", "Sub"])
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 
 Written = tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
 
@@ -33,11 +37,14 @@ def open_bodies(proto: onnx.ModelProto, types: Mapping[str, ValueType], rows: in
         rows: the batch size that lengths that vary are taken for: what would be too large for
             memory stays as it is.
     """
+    if all(node.op_type not in ("Scan", "If") for node in proto.graph.node):
+        return False
     around = Surroundings(proto, types, rows)
+    floats = _floats_by_row(proto, types)
     nodes: list[onnx.NodeProto] = []
     changed = False
     for node in proto.graph.node:
-        written = _opened(node, around)
+        written = _opened(node, around, floats)
         if written is None:
             nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
             continue
@@ -50,12 +57,14 @@ def open_bodies(proto: onnx.ModelProto, types: Mapping[str, ValueType], rows: in
     return changed
 
 
-def _opened(node: onnx.NodeProto, around: Surroundings) -> Written | None:
+def _opened(
+    node: onnx.NodeProto, around: Surroundings, floats: Mapping[str, int]
+) -> Written | None:
     """The nodes and initializers in a node's place; None of a node that stays."""
     if node.op_type not in ("Scan", "If") or node.domain not in STANDARD_DOMAINS:
         return None
     try:
-        return _scan(node, around) if node.op_type == "Scan" else _if(node, around)
+        return _scan(node, around) if node.op_type == "Scan" else _if(node, around, floats)
     except UnsupportedError:
         return None
 
@@ -87,7 +96,7 @@ def _scan(scan: onnx.NodeProto, around: Surroundings) -> Written:
     return made.nodes, made.tensors
 
 
-def _if(choice: onnx.NodeProto, around: Surroundings) -> Written:
+def _if(choice: onnx.NodeProto, around: Surroundings, floats: Mapping[str, int]) -> Written:
     """Both branches, and Where for each output."""
     graphs = {attribute.name: attribute.g for attribute in choice.attribute}
     nodes: list[onnx.NodeProto] = []
@@ -97,6 +106,7 @@ def _if(choice: onnx.NodeProto, around: Surroundings) -> Written:
         branch = BodyOperators(f"{choice.name}/{name}", around)
         branch.write(graphs[name])
         made.append([branch.value(value.name) for value in graphs[name].output])
+        _check_branch(branch, made[-1], around, floats)
         nodes += branch.nodes
         tensors += branch.tensors
     condition = unused(f"{choice.name}/condition", around.taken)
@@ -104,9 +114,74 @@ def _if(choice: onnx.NodeProto, around: Surroundings) -> Written:
     tensors.append(numpy_helper.from_array(np.ones(1, np.int64), one))
     nodes.append(helper.make_node("Reshape", [choice.input[0], one], [condition], condition))
     for then, other, outer in zip(*made, choice.output, strict=True):
-        # A length that varies is that of the rows, and first.
-        if then.shape != other.shape or not then.shape or None in then.shape[1:]:
-            raise UnsupportedError(f"'{outer}' may have another shape in each branch.")
+        if then.shape != other.shape:
+            raise UnsupportedError(f"'{outer}' has another shape in each branch.")
         name = unused(f"{outer}/Where", around.taken)
         nodes.append(helper.make_node("Where", [condition, then.name, other.name], [outer], name))
     return nodes, tensors
+
+
+def _check_branch(
+    branch: BodyOperators,
+    made: Sequence[BodyValue],
+    around: Surroundings,
+    floats: Mapping[str, int],
+) -> None:
+    """Refuse a branch that may fail where it is not taken, or whose lengths are not those of rows.
+
+    Floats alone do not fail, and an entry a row goes with an entry a row.
+
+    Raises:
+        UnsupportedError: with the reason.
+    """
+    ranks = {len(value.shape) for value in made}
+    if len(ranks) != 1 or any(node.op_type == "Cast" for node in branch.nodes):
+        raise UnsupportedError("Its values are of other kinds.")
+    (rank,) = ranks
+    held = {tensor.name: tuple(tensor.dims) for tensor in branch.tensors}
+    for name in branch.read - around.axes.keys():
+        if name not in floats:
+            raise UnsupportedError(f"'{name}' is no float for each row, and none for all rows.")
+        if floats[name]:
+            held[name] = around.shapes[name] if floats[name] == rank else (None,) * (rank + 1)
+        else:
+            held[name] = around.shapes[name]
+    for name, shape in held.items():
+        by_row = shape[:1] == (None,)
+        if len(shape) > rank or (len(shape) == rank and not by_row and shape[:1] != (1,)):
+            raise UnsupportedError(f"'{name}' may have another length than the rows.")
+
+
+def _floats_by_row(proto: onnx.ModelProto, types: Mapping[str, ValueType]) -> dict[str, int]:
+    """Floats with one entry for each row: their rank; floats for all rows: 0.
+
+    The rows are those of the first input whose length varies.
+    """
+    found: dict[str, int] = {}
+    for tensor in proto.graph.initializer:
+        if tensor.data_type in _FLOATS:
+            found[tensor.name] = 0
+    named: str | None = None
+    for value in proto.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if value.name in types and types[value.name].is_float and dims:
+            if not dims[0].HasField("dim_value"):
+                named = dims[0].dim_param if named is None else named
+            if dims[0].dim_param == named and _is_by_row(types[value.name].shape):
+                found[value.name] = len(dims)
+    for node in proto.graph.node:
+        taken = {found.get(name, -1) for name in node.input}
+        ranks = taken - {0}
+        if node.op_type not in _BY_NUMBER or -1 in taken or len(ranks) != 1:
+            continue
+        made = types.get(node.output[0])
+        if made is not None and made.is_float and _is_by_row(made.shape, *ranks):
+            found[node.output[0]] = len(made.shape or ())
+    return found
+
+
+def _is_by_row(shape: Shape | None, rank: int | None = None) -> bool:
+    """Whether the first length alone varies."""
+    if not shape or shape[0] is not None or None in shape[1:]:
+        return False
+    return rank is None or len(shape) == rank

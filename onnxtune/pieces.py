@@ -47,7 +47,7 @@ class Forecast:
 def few_rows(chain: Sequence[Stage]) -> int:
     """Rows that are run at once without a forecast."""
     held = (math.prod(t.dims) for stage in chain for t in stage.model.proto.graph.initializer)
-    return max(1, min(_FEW_ROWS, _FEW_ELEMENTS // max(held, default=1)))
+    return max(1, min(_FEW_ROWS, _FEW_ELEMENTS // max(1, max(held, default=1))))
 
 
 def forecast(chain: Sequence[Stage]) -> Forecast:
@@ -60,7 +60,7 @@ def forecast(chain: Sequence[Stage]) -> Forecast:
     counted: list[int] = []
     probes = [max(at, rows * few_rows(chain) // _FEW_ROWS) for at, rows in enumerate(_PROBES, 1)]
     for stage in chain:
-        if stage.fixed:
+        if len(stage.fixed) == len(stage.inputs):
             continue
         feeds = [zeros(stage.inputs, rows) for rows in probes]
         each = row_sizes(stage.model.content, stage.provider, feeds, probes)

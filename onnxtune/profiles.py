@@ -97,10 +97,10 @@ def row_sizes(
     sizes = [_read(events).peak_bytes or _made(events) for events in (small, large)]
     between = (sizes[1] - sizes[0]) / (rows[1] - rows[0])
     given = sum(array.nbytes for array in feeds[1].values()) / rows[1]
-    largest = [_largest(events) for events in (small, large)]
+    before, made = _elements(small), _elements(large)
+    grown = [(made[name] - before.get(name, 0)) / (rows[1] - rows[0]) for name in made]
     widest = max((array.size for array in feeds[1].values()), default=0) / rows[1]
-    grown = (largest[1] - largest[0]) / (rows[1] - rows[0])
-    return RowSizes(max(between, 0.0) + given, max(grown, widest))
+    return RowSizes(max(between, 0.0) + given, max([widest, *grown]))
 
 
 def _events(
@@ -150,12 +150,11 @@ def _made(events: Sequence[Mapping[str, Any]]) -> int:
     return sum(int(event["args"].get("output_size", 0)) for event in events)
 
 
-def _largest(events: Sequence[Mapping[str, Any]]) -> int:
-    """Elements of the largest value that is made."""
-    shapes = (
-        shape
-        for event in events
-        for kind in event["args"].get("output_type_shape", ())
-        for shape in kind.values()
-    )
-    return max(map(math.prod, shapes), default=0)
+def _elements(events: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Elements of the largest value that each node makes."""
+    found: dict[str, int] = {}
+    for event in events:
+        shapes = [s for kind in event["args"].get("output_type_shape", ()) for s in kind.values()]
+        most = max(map(math.prod, shapes), default=0)
+        found[event["name"]] = max(most, found.get(event["name"], 0))
+    return found

@@ -15,7 +15,7 @@ from onnxtune import bindings, runtime
 from onnxtune import data as tables
 from onnxtune.argument_checks import check_whole
 from onnxtune.columns import sizes_after_rows
-from onnxtune.errors import ArgumentError, DataError, ProviderError
+from onnxtune.errors import ArgumentError, DataError, OnnxTuneError, ProviderError
 from onnxtune.model import ModelLike
 from onnxtune.pieces import few_rows, forecast, run_filled, run_pieces
 from onnxtune.runtime import ValueType
@@ -206,7 +206,7 @@ class Runner:
     def _forecast(self) -> None:
         try:
             found = forecast(self._chain)
-        except (ArgumentError, DataError) as error:
+        except OnnxTuneError as error:
             _log.info("How many rows fit is not known beforehand: %s", error)
             return
         self._counted = found.counted

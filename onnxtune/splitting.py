@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from onnxtune.conversion import Form, Precision, converted, serving_for
 from onnxtune.graph_parts import part
 from onnxtune.joined_columns import join
-from onnxtune.model import ModelLike, check_output, load, write
+from onnxtune.model import ModelLike, check_output, is_one_of, load, write
 from onnxtune.output import table
 from onnxtune.part_marks import mark_part, part_mark
 from onnxtune.placement import SIDES, Placement, Side
@@ -100,8 +100,9 @@ class SplitModel:
         for side, path in paths.items():
             write(path, self.parts[side].SerializeToString())
         for side in SIDES:
-            if side not in paths:
-                _delete_part(Path(f"{os.fspath(stem)}.{side}.onnx"), side)
+            path = Path(f"{os.fspath(stem)}.{side}.onnx")
+            if side not in paths and not is_one_of(path, kept):
+                _delete_part(path, side)
 
     def facts(self, stem: str | os.PathLike[str]) -> dict[str, Any]:
         """What each file of `save` holds, and what goes from the CPU to the GPU."""

@@ -39,13 +39,13 @@ def check(model: onnx.ModelProto, stays: bool = False) -> onnx.ModelProto:
     return made
 
 
-def scan(body: str, given: str = "x, held", outputs: str = "same, y", kind: str = "") -> Any:
+def scan(body: str, kind: str = "", made: str = "float[M] s") -> onnx.ModelProto:
     """A Scan with one state of two axes, `a`, and the rows `b` of another matrix."""
     return parse(
         f"""g (float[N, 3] x) => ({kind or "float[5, N] y"}) {{
             one = Constant <value_ints = [1]> ()
-            {outputs} = Scan <num_scan_inputs = 1, body = body (float[N, 3] a, float[3] b)
-                => (float[N, 3] kept, float[M] s) {{ {body} }}> ({given})
+            same, y = Scan <num_scan_inputs = 1, body = body (float[N, 3] a, float[3] b)
+                => (float[N, 3] kept, {made}) {{ {body} }}> (x, held)
         }}""",
         held=HELD,
     )
@@ -95,6 +95,57 @@ def test_what_stays_a_scan(name: str) -> None:
     check(scan(STAY[name]), stays=True)
 
 
+def test_all_axes_of_a_step() -> None:
+    """At every opset: the axes are an attribute here and an input there."""
+    for opset in (11, 13, 17, 18, 20):
+        model = scan("kept = Identity (a) d = Sub (a, b) s = ReduceMax <keepdims = 0> (d)",
+                     "float[5] y", "float s")  # fmt: skip
+        model.opset_import[0].version = opset
+        check(model)
+
+
+def test_a_reduction_of_single_numbers_stays() -> None:
+    model = parse(
+        """g (float[N] x) => (float[N] y) {
+            same, y = Scan <num_scan_inputs = 1, body = body (float[2] a, float b)
+                => (float[2] kept, float s) {
+                kept = Identity (a) s = ReduceSum <keepdims = 0> (b) }> (two, x)
+        }""",
+        two=np.ones(2, np.float32),
+    )
+    made = onnxtune.convert(model, "hard", provider="cuda")
+    assert "Scan" in operators(made)
+    np.testing.assert_array_equal(run(made, {"x": X[:, 0]})["y"], X[:, 0])
+
+
+def test_outputs_that_are_one_value() -> None:
+    check(
+        parse(
+            """g (float[N, 3] x) => (float[5, N] y, float[5, N] z) {
+                same, y, z = Scan <num_scan_inputs = 1, body = body (float[N, 3] a, float[3] b)
+                    => (float[N, 3] kept, float[N] s, float[N] t) {
+                    kept = Identity (a) d = Sub (a, b)
+                    q = ReduceL1 <axes = [1], keepdims = 0> (d)
+                    s = Identity (q) t = Identity (q) }> (x, held)
+            }""",
+            held=HELD,
+        )
+    )
+
+
+def test_a_state_that_is_the_same_in_every_call() -> None:
+    model = parse(
+        """g (float[N, 3] x) => (float[N, 5] y) {
+            same, y = Scan <num_scan_inputs = 1, body = body (float[5, 3] a, float[3] b)
+                => (float[5, 3] kept, float[5] s) {
+                kept = Identity (a) d = Sub (a, b)
+                s = ReduceSumSquare <axes = [1], keepdims = 0> (d) }> (held, x)
+        }""",
+        held=HELD,
+    )
+    assert operators(check(model)) == ["Unsqueeze", "Sub", "ReduceSumSquare"]
+
+
 def test_the_state_may_be_read() -> None:
     check(scan(STEPS["squared distances"], kind="float[N, 3] same, float[5, N] y"))
 
@@ -141,21 +192,59 @@ def test_branches_of_one_shape_become_where() -> None:
     "other",
     [
         "s = ReduceMax <axes = [0], keepdims = 1> (x)",
-        "s = MatMul (x, held)",
-        "s = Gather <axis = 1> (x, zero)",
+        "s = MatMul (x, square)",
+        "s = Gather <axis = 1> (x, place)",
+        "s = Abs (some)",
+        "s = Sub (x, some)",
+        "s = Add (x, held)",
+        "i = Cast <to = 6> (x) s = Cast <to = 1> (i)",
     ],
 )
 def test_branches_that_may_differ_or_fail_stay(other: str) -> None:
-    model = choice("s = Abs (x)", other.replace("zero", "place"), "float[N, M] y")
-    model.graph.initializer.append(
-        onnx.numpy_helper.from_array(np.zeros(3, np.int64), "place"),
-    )
-    square = onnx.numpy_helper.from_array(np.eye(3, dtype=np.float32), "held")
-    model.graph.initializer[0].CopyFrom(square)
+    """Other lengths, and errors where they are not taken."""
+    model = choice("s = Abs (x)", other, "float[N, M] y")
+    held = {
+        "place": np.zeros(3, np.int64),
+        "square": np.eye(3, dtype=np.float32),
+        "first": np.array([0]),
+    }
+    for name, value in held.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    some = onnx.helper.make_node("Gather", ["x", "first"], ["some"])
+    model.graph.node.insert(0, some)
     made = onnxtune.convert(model, "hard", provider="cuda")
     assert "If" in operators(made)
-    for rows in (X, -np.abs(X)):
+    # Five rows go with the five that are held.
+    for rows in (X, -np.abs(X)) if "held" not in other else (np.abs(X[:9]), -np.abs(X[:5])):
         np.testing.assert_array_equal(run(made, {"x": rows})["y"], run(model, {"x": rows})["y"])
+
+
+def test_a_choice_of_truths_stays() -> None:
+    model = parse(
+        """g (float[N, 3] x) => (bool[N, 3] y) {
+            total = ReduceSum <keepdims = 0> (x) zero = Constant <value_float = 0.0> ()
+            positive = Greater (total, zero)
+            y = If (positive) <then_branch = t () => (bool[N, 3] s) { s = Greater (x, zero) },
+                else_branch = e () => (bool[N, 3] s) { s = Less (x, zero) }>
+        }"""
+    )
+    made = onnxtune.convert(model, "hard", provider="cuda")
+    np.testing.assert_array_equal(run(made, {"x": X})["y"], run(model, {"x": X})["y"])
+
+
+def test_rows_of_another_input_stay_apart() -> None:
+    for dims, stays in (("M", True), ("N", False)):
+        model = parse(
+            f"""g (float[N, 3] x, float[{dims}, 3] z, bool p) => (float[L, 3] y) {{
+                y = If (p) <then_branch = t () => (float[N, 3] s) {{ s = Neg (x) }},
+                    else_branch = e () => (float[{dims}, 3] s) {{ s = Abs (z) }}>
+            }}"""
+        )
+        made = onnxtune.convert(model, "hard", provider="cuda")
+        assert ("If" in operators(made)) == stays
+        for taken in (True, False):
+            feed = {"x": X, "z": X[:1] if stays else X, "p": np.array(taken)}
+            np.testing.assert_array_equal(run(made, feed)["y"], run(model, feed)["y"])
 
 
 def test_for_a_cpu_it_stays() -> None:

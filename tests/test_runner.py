@@ -230,6 +230,25 @@ def test_no_value_has_more_elements_than_cuda_counts(monkeypatch: pytest.MonkeyP
         equal(runner.run(rows), expected)
 
 
+def test_a_model_whose_tensors_are_empty() -> None:
+    model = graph("""total (float[N, 3] X) => (float T) <int64[0] shape = {}> {
+        sum = ReduceSum <keepdims = 0> (X) T = Reshape (sum, shape) }""")
+    with Runner(model, "cpu", chunk=None) as runner:
+        assert runner.run(np.ones((4, 3), np.float32))["T"] == 12
+
+
+def test_elements_are_counted_value_by_value() -> None:
+    """A large value of every call does not hide what grows with the rows."""
+    held = ", ".join(["1.0"] * 3000)
+    model = graph(f"""wide (float[N, 3] X, float[100, 3] Z) => (float[N, 30] Y, float[100, 1000] W)
+        <float[3, 1000] w = {{{held}}}> {{
+            W = MatMul (Z, w) Y = Concat <axis = 1> (X, X, X, X, X, X, X, X, X, X) }}""")
+    rows = (256, 512)
+    feeds = [stages.zeros(runtime.input_types(model), count) for count in rows]
+    found = row_sizes(model.SerializeToString(), "cpu", feeds, rows)
+    assert found.elements == 30
+
+
 def test_few_rows_are_fewer_where_the_model_holds_much(monkeypatch: pytest.MonkeyPatch) -> None:
     near = graph(
         """near (float[N, 4] X) => (float[N, 1] Y) <float[300, 4] held = {%s}> {
@@ -260,10 +279,12 @@ def test_where_there_is_no_forecast_nothing_is_cut(monkeypatch: pytest.MonkeyPat
     open_ = graph("open (float[N, M] X) => (float[N, M] Y) { Y = Neg(X) }")
     rows = np.zeros((5000, 4), np.float32)
     sizes = watched(monkeypatch)
-    for model, more in ((scaled, {"scale": torch.ones(1, 4)}), (open_, {})):
-        with Runner(model, "cpu") as runner:
-            runner.run({"X": torch.from_numpy(rows), **more})
-            assert runner.chunk is None
+    with Runner(open_, "cpu") as runner:
+        runner.run(torch.from_numpy(rows))
+        assert runner.chunk is None
+    with Runner(scaled, "cpu") as runner:  # a fixed input beside the rows
+        runner.run({"X": torch.from_numpy(rows), "scale": torch.ones(1, 4)})
+        assert runner.chunk is not None and runner.chunk > 5000
     assert sizes == [5000, 5000]
 
 

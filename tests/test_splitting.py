@@ -246,6 +246,13 @@ def test_parts_of_an_earlier_model_do_not_stay(tmp_path: Path) -> None:
     assert found == ["model.gpu.onnx", "other.cpu.onnx", "other.gpu.onnx", "other.tail.onnx"]
 
 
+def test_the_file_that_was_split_stays(tmp_path: Path) -> None:
+    onnxtune.split(parsed(WORDS_AND_NUMBERS)).save(tmp_path / "model")
+    tail = tmp_path / "model.tail.onnx"
+    onnxtune.split(parsed(NUMBERS)).save(tmp_path / "model", [None, tail])
+    assert tail.exists() and not (tmp_path / "model.cpu.onnx").exists()
+
+
 def test_shapes_of_words_are_computed_where_they_are() -> None:
     """A Reshape on the GPU reads its shape on the CPU: none goes there and back."""
     model = parsed("""<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 2]>
