@@ -95,12 +95,14 @@ def row_sizes(
     """
     small, large = (_events(content, provider, [feed], None) for feed in feeds)
     sizes = [_read(events).peak_bytes or _made(events) for events in (small, large)]
-    between = (sizes[1] - sizes[0]) / (rows[1] - rows[0])
+    more = rows[1] - rows[0]
+    # What a node reads and makes is there at once, whatever allocator the peak is of.
+    held = _most_grown(_handled(small), _handled(large)) / more
+    between = max((sizes[1] - sizes[0]) / more, held)
     given = sum(array.nbytes for array in feeds[1].values()) / rows[1]
-    before, made = _elements(small), _elements(large)
-    grown = [(made[name] - before.get(name, 0)) / (rows[1] - rows[0]) for name in made]
     widest = max((array.size for array in feeds[1].values()), default=0) / rows[1]
-    return RowSizes(max(between, 0.0) + given, max([widest, *grown]))
+    elements = _most_grown(_elements(small), _elements(large)) / more
+    return RowSizes(between + given, max(widest, elements))
 
 
 def _events(
@@ -148,6 +150,21 @@ def _read(events: Sequence[Mapping[str, Any]]) -> Placement:
 
 def _made(events: Sequence[Mapping[str, Any]]) -> int:
     return sum(int(event["args"].get("output_size", 0)) for event in events)
+
+
+def _most_grown(before: Mapping[str, int], after: Mapping[str, int]) -> int:
+    """By how much the figure of a node grew, at most."""
+    return max((after[name] - before.get(name, 0) for name in after), default=0)
+
+
+def _handled(events: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Bytes that each node reads and makes of what is no constant, at most."""
+    found: dict[str, int] = {}
+    for event in events:
+        told = event["args"]
+        size = int(told.get("activation_size", 0)) + int(told.get("output_size", 0))
+        found[event["name"]] = max(size, found.get(event["name"], 0))
+    return found
 
 
 def _elements(events: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -247,6 +247,7 @@ def test_elements_are_counted_value_by_value() -> None:
     feeds = [stages.zeros(runtime.input_types(model), count) for count in rows]
     found = row_sizes(model.SerializeToString(), "cpu", feeds, rows)
     assert found.elements == 30
+    assert found.bytes >= 4 * (3 + 30)  # what Concat reads and makes
 
 
 def test_few_rows_are_fewer_where_the_model_holds_much(monkeypatch: pytest.MonkeyPatch) -> None:
