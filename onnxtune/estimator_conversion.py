@@ -206,6 +206,11 @@ def _refusal(estimator: Any, error: Exception) -> str:
     if unknown:
         kind = unknown[1].rpartition(".")[2]
         step = "it" if kind == name else f"its step {kind}"
+        if unknown[1].startswith("onnxtune.sklearn."):
+            return (
+                f"{name}: its step {kind} holds a tuned model of its own. Tune the whole of it in "
+                f"one, {kind}({name}(...)) with the plain estimator as the step, and take its onnx_."
+            )
         return (
             f"{name}: {exporter} cannot export {step}: there is no converter for it. Replace "
             f"{kind}, register a converter (skl2onnx.update_registered_converter), or export the "

@@ -279,6 +279,13 @@ def test_a_tuned_estimator_is_a_model_argument() -> None:
     assert [*onnxtune.split(pickle.loads(pickle.dumps(found))).parts] == ["cpu", "gpu", "tail"]
 
 
+def test_a_step_that_is_tuned_by_itself_is_refused_with_what_to_do(rows: Any) -> None:
+    X, y = rows
+    tuned = TunedClassifier(LogisticRegression(), **QUICK)
+    with pytest.raises(UnsupportedError, match=r"TunedClassifier\(Pipeline\(\.\.\.\)\)"):
+        onnxtune.to_onnx(make_pipeline(StandardScaler(), tuned).fit(X, y), X)
+
+
 def test_tables_of_numbers_keep_their_names(rows: Any) -> None:
     X, y = rows
     frame = pd.DataFrame(X, columns=[f"c{i}" for i in range(8)])
