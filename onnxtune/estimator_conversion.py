@@ -208,8 +208,8 @@ def _refusal(estimator: Any, error: Exception) -> str:
         step = "it" if kind == name else f"its step {kind}"
         if unknown[1].startswith("onnxtune.sklearn."):
             return (
-                f"{name}: its step {kind} holds a tuned model of its own. Tune the whole of it in "
-                f"one, {kind}({name}(...)) with the plain estimator as the step, and take its onnx_."
+                f"{name}: its step {kind} holds a tuned model of its own. Tune the whole in one, "
+                f"{kind}({name}(...)) with the plain estimator as the step, and take its onnx_."
             )
         return (
             f"{name}: {exporter} cannot export {step}: there is no converter for it. Replace "
