@@ -1,14 +1,14 @@
 """How many of a folder's models run on a GPU as a whole, or but for what `split` takes off.
 
-    python benchmarks/gpu_coverage.py FOLDER [--id NAME] [--every N] [--json FILE]
+    python benchmarks/gpu_coverage.py FOLDER [--form hard|soft] [--id NAME] [--every N]
 
 Needs no GPU. Each model, in a process of its own, is split; every node of its GPU part is looked up
 in the table of kernels; the form for the CUDA provider, and the parts one after another, must give
-the original's answers on the CPU. Where gcc is at hand, onnxruntime is asked as well which nodes it
-would give to the CUDA provider and where it would copy (see cuda_bench/stand_ins.py). Prints the
-shares, nodes outside the table by operator and the reasons of failures, and writes them with each
-model's record to benchmarks/results/gpu_coverage.json. The exit status is 1 where a node is outside
-the table or an answer is another one.
+the original's answers on the CPU, the soft form those of the soft form for a CPU. Where gcc is at
+hand, onnxruntime is asked as well which nodes it would give to the CUDA provider and where it would
+copy (see cuda_bench/stand_ins.py). Prints the shares, nodes outside the table by operator and the
+reasons of failures, and writes them with each model's record to benchmarks/results, or to --json.
+The exit status is 1 where a node is outside the table or an answer is another one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import os
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from cuda_bench.stand_ins import build
 from facts import facts
 
 from onnxtune import output
+from onnxtune.conversion import FORMS
 
 STAGES = ("died", "split", "equal", "chained")
 
@@ -91,6 +93,7 @@ def main() -> int:
     """Run the checks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--form", choices=FORMS, default="hard")
     parser.add_argument("--id", help="only models whose path contains this")
     parser.add_argument("--every", type=int, default=1, help="only every N-th model")
     parser.add_argument("--jobs", type=int, default=1)
@@ -101,7 +104,7 @@ def main() -> int:
     paths = models(parser, options, slice(None, None, options.every))
     if STANDING_IN in os.environ:
         placed(onnx.parser.parse_model(_ANY))  # each process then has the provider's library
-    records = recorded(check, paths, options)
+    records = recorded(partial(check, form=options.form), paths, options)
     if options.id:
         print(output.as_json(records))
         return int(any(map(_is_wrong, records.values())))
@@ -116,7 +119,7 @@ def main() -> int:
     print("\n" + output.table(heads, listed, "llrrl"))
     grouped = reasons(records, STAGES)
     print_reasons(grouped)
-    told = facts("python benchmarks/gpu_coverage.py FOLDER")
+    told = facts(f"python benchmarks/gpu_coverage.py FOLDER --form {options.form}")
     store(options.json, records, figures, grouped, told)
     return int(any(map(_is_wrong, records.values())))
 
