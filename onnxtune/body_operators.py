@@ -62,13 +62,13 @@ class Surroundings:
         """
         held = proto.graph.initializer
         fed = {value.name for value in proto.graph.input}
-        fixed = [tensor for tensor in held if tensor.name not in fed and _are_axes(tensor)]
+        own = [tensor for tensor in held if tensor.name not in fed]
         self.opset, self.rows = opset_of(proto) or 1, rows
         self.shapes = {
             name: value.shape for name, value in types.items() if value.shape is not None
         }
-        self.shapes |= {tensor.name: tuple(tensor.dims) for tensor in held}
-        self.axes = {tensor.name: _whole_numbers(tensor) for tensor in fixed}
+        self.shapes |= {tensor.name: tuple(tensor.dims) for tensor in own}
+        self.axes = {tensor.name: _whole_numbers(tensor) for tensor in own if _are_axes(tensor)}
         self.taken = set(names_of(proto.graph))
 
 

@@ -135,31 +135,33 @@ def _check_branch(
         UnsupportedError: with the reason.
     """
     ranks = {len(value.shape) for value in made}
-    if len(ranks) != 1 or any(node.op_type == "Cast" for node in branch.nodes):
-        raise UnsupportedError("Its values are of other kinds.")
+    if len(ranks) != 1 or 0 in ranks:
+        raise UnsupportedError("Its outputs have no axes, or not the same.")
     (rank,) = ranks
+    other = [node.op_type for node in branch.nodes if node.op_type not in _BY_NUMBER]
+    if other or any(tensor.data_type not in _FLOATS for tensor in branch.tensors):
+        raise UnsupportedError("It holds more than sums and products of floats.")
     held = {tensor.name: tuple(tensor.dims) for tensor in branch.tensors}
-    for name in branch.read - around.axes.keys():
-        if name not in floats:
+    for name in branch.read:
+        if name not in floats or floats[name] not in (rank, 0):
             raise UnsupportedError(f"'{name}' is no float for each row, and none for all rows.")
-        if floats[name]:
-            held[name] = around.shapes[name] if floats[name] == rank else (None,) * (rank + 1)
-        else:
+        if not floats[name]:
             held[name] = around.shapes[name]
     for name, shape in held.items():
-        by_row = shape[:1] == (None,)
-        if len(shape) > rank or (len(shape) == rank and not by_row and shape[:1] != (1,)):
+        if len(shape) > rank or (len(shape) == rank and shape[0] != 1):
             raise UnsupportedError(f"'{name}' may have another length than the rows.")
 
 
 def _floats_by_row(proto: onnx.ModelProto, types: Mapping[str, ValueType]) -> dict[str, int]:
     """Floats with one entry for each row: their rank; floats for all rows: 0.
 
-    The rows are those of the first input whose length varies.
+    The rows are those of the first input whose length varies, and of all others whose length has
+    the same name, or like it none: inputs have the same rows.
     """
     found: dict[str, int] = {}
+    fed = {value.name for value in proto.graph.input}
     for tensor in proto.graph.initializer:
-        if tensor.data_type in _FLOATS:
+        if tensor.data_type in _FLOATS and tensor.name not in fed:
             found[tensor.name] = 0
     named: str | None = None
     for value in proto.graph.input:

@@ -93,16 +93,17 @@ def row_sizes(
         feeds: two feeds, the second with more rows.
         rows: how many rows each has.
     """
-    small, large = (_events(content, provider, [feed], None) for feed in feeds)
-    sizes = [_read(events).peak_bytes or _made(events) for events in (small, large)]
+    small, large = feeds
+    before, after = (_events(content, provider, [feed], None) for feed in feeds)
+    sizes = [_read(events).peak_bytes or _made(events) for events in (before, after)]
     more = rows[1] - rows[0]
     # What a node reads and makes is there at once, whatever allocator the peak is of.
-    held = _most_grown(_handled(small), _handled(large)) / more
+    held = _most_grown(_handled(before), _handled(after)) / more
     between = max((sizes[1] - sizes[0]) / more, held)
-    given = sum(array.nbytes for array in feeds[1].values()) / rows[1]
-    widest = max((array.size for array in feeds[1].values()), default=0) / rows[1]
-    elements = _most_grown(_elements(small), _elements(large)) / more
-    return RowSizes(between + given, max(widest, elements))
+    given = sum(large[name].nbytes - small[name].nbytes for name in large) / more
+    widest = max((large[name].size - small[name].size for name in large), default=0)
+    grown = _most_grown(_elements(before), _elements(after))
+    return RowSizes(between + given, max(widest, grown) / more)
 
 
 def _events(

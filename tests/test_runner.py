@@ -246,7 +246,7 @@ def test_elements_are_counted_value_by_value() -> None:
     rows = (256, 512)
     feeds = [stages.zeros(runtime.input_types(model), count) for count in rows]
     found = row_sizes(model.SerializeToString(), "cpu", feeds, rows)
-    assert found.elements == 30
+    assert found.elements == 30 and found.bytes < 4 * 300
     assert found.bytes >= 4 * (3 + 30)  # what Concat reads and makes
 
 
