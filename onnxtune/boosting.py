@@ -15,6 +15,7 @@ from skl2onnx.common.shape_calculator import (
     calculate_linear_regressor_output_shapes,
 )
 
+from onnxtune.converted_operators import standing_in
 from onnxtune.errors import MissingDependencyError, UnsupportedError
 from onnxtune.members import members
 from onnxtune.tree_container import TreeContainer
@@ -130,14 +131,10 @@ def _with_doubles(convert: Converter) -> Converter:
 def _convert_xgboost(scope: Any, operator: Any, container: Any) -> None:
     from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
 
-    fitted = operator.raw_operator
-    nameless = copy.deepcopy(fitted)
+    nameless = copy.deepcopy(operator.raw_operator)
     nameless.get_booster().feature_names = None  # onnxmltools reads no names but f0, f1, ...
-    operator.raw_operator = nameless
-    try:
+    with standing_in(operator, nameless):
         convert_xgboost(scope, operator, container)
-    finally:
-        operator.raw_operator = fitted
 
 
 def _parse_catboost_classifier(

@@ -41,6 +41,7 @@ from sklearn.preprocessing import (
 )
 
 from onnxtune import pipeline_steps
+from onnxtune.converted_operators import standing_in
 from onnxtune.errors import UnsupportedError
 from onnxtune.members import members
 from onnxtune.tree_container import TreeContainer
@@ -127,17 +128,11 @@ def _with(settings: dict[str, Any], convert: Converter) -> Converter:
 
     def converter(scope: Any, operator: Any, container: Any) -> None:
         fitted = operator.raw_operator
-        operator.raw_operator = copy.copy(fitted).set_params(
-            **{
-                name: value
-                for name, (old, value) in settings.items()
-                if getattr(fitted, name) == old
-            }
-        )
-        try:
+        changed = {
+            name: value for name, (old, value) in settings.items() if getattr(fitted, name) == old
+        }
+        with standing_in(operator, copy.copy(fitted).set_params(**changed)):
             convert(scope, operator, container)
-        finally:
-            operator.raw_operator = fitted
 
     return converter
 

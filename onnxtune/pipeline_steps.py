@@ -17,6 +17,8 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import LinearSVC
 
+from onnxtune.converted_operators import standing_in
+
 
 def register() -> None:
     """Make skl2onnx pass over steps that are "passthrough", None or "drop".
@@ -34,12 +36,8 @@ def register() -> None:
 
 def convert_pipeline(scope: Any, operator: Any, container: Any) -> None:
     """The converter of a pipeline inside an ensemble, without its idle steps."""
-    fitted = operator.raw_operator
-    operator.raw_operator = _acting(fitted)
-    try:
+    with standing_in(operator, _acting(operator.raw_operator)):
         convert_acting(scope, operator, container)
-    finally:
-        operator.raw_operator = fitted
 
 
 def _parse_pipeline(
