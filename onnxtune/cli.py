@@ -146,12 +146,12 @@ def _convert(options: argparse.Namespace) -> int:
 def _split(options: argparse.Namespace) -> int:
     from onnxtune.model import check_output, load
     from onnxtune.saved_form import saved_form
-    from onnxtune.splitting import split
+    from onnxtune.splitting import part_path, split
 
     source = load(options.model)
     stem = options.output or Path(options.model).with_suffix("")
     read = [source.path, options.data]
-    check_output(f"{stem}.gpu.onnx", read)
+    check_output(part_path(stem, "gpu"), read)
     data = _features(source, options.data, options.target)
     cut = split(
         source, options.form, options.temperature, data,

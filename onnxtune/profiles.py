@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from onnxtune.runtime import PROVIDERS, run, session
 
 Feed = Mapping[str, np.ndarray[Any, Any]]
+Event = Mapping[str, Any]
 
 # onnxruntime's CUDA kernels count the elements of a value in 32 bits. Beyond, they read and write
 # elsewhere (github.com/microsoft/onnxruntime/issues/28385).
@@ -98,11 +99,11 @@ def row_sizes(
     sizes = [_read(events).peak_bytes or _made(events) for events in (before, after)]
     more = rows[1] - rows[0]
     # What a node reads and makes is there at once, whatever allocator the peak is of.
-    held = _most_grown(_handled(before), _handled(after)) / more
+    held = _most_grown(_handled, before, after) / more
     between = max((sizes[1] - sizes[0]) / more, held)
     given = sum(large[name].nbytes - small[name].nbytes for name in large) / more
     widest = max((large[name].size - small[name].size for name in large), default=0)
-    grown = _most_grown(_elements(before), _elements(after))
+    grown = _most_grown(_elements, before, after)
     return RowSizes(between + given, max(widest, grown) / more)
 
 
@@ -126,7 +127,7 @@ def _events(
     ]
 
 
-def _read(events: Sequence[Mapping[str, Any]]) -> Placement:
+def _read(events: Sequence[Event]) -> Placement:
     operators: dict[str, Counter[str]] = {}
     copies = peak = 0
     seen = set()
@@ -149,30 +150,29 @@ def _read(events: Sequence[Mapping[str, Any]]) -> Placement:
     )
 
 
-def _made(events: Sequence[Mapping[str, Any]]) -> int:
+def _made(events: Sequence[Event]) -> int:
     return sum(int(event["args"].get("output_size", 0)) for event in events)
 
 
-def _most_grown(before: Mapping[str, int], after: Mapping[str, int]) -> int:
-    """By how much the figure of a node grew, at most."""
-    return max((after[name] - before.get(name, 0) for name in after), default=0)
+def _most_grown(
+    figure: Callable[[Mapping[str, Any]], int], before: Sequence[Event], after: Sequence[Event]
+) -> int:
+    """By how much a figure of a node grew, at most; of a node that runs again, its largest."""
+    was: dict[str, int] = {}
+    came: dict[str, int] = {}
+    for events, found in ((before, was), (after, came)):
+        for event in events:
+            name = event["name"]
+            found[name] = max(figure(event["args"]), found.get(name, 0))
+    return max((came[name] - was.get(name, 0) for name in came), default=0)
 
 
-def _handled(events: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Bytes that each node reads and makes of what is no constant, at most."""
-    found: dict[str, int] = {}
-    for event in events:
-        told = event["args"]
-        size = int(told.get("activation_size", 0)) + int(told.get("output_size", 0))
-        found[event["name"]] = max(size, found.get(event["name"], 0))
-    return found
+def _handled(told: Mapping[str, Any]) -> int:
+    """Bytes that a node reads and makes of what is no constant."""
+    return int(told.get("activation_size", 0)) + int(told.get("output_size", 0))
 
 
-def _elements(events: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Elements of the largest value that each node makes."""
-    found: dict[str, int] = {}
-    for event in events:
-        shapes = [s for kind in event["args"].get("output_type_shape", ()) for s in kind.values()]
-        most = max(map(math.prod, shapes), default=0)
-        found[event["name"]] = max(most, found.get(event["name"], 0))
-    return found
+def _elements(told: Mapping[str, Any]) -> int:
+    """Elements of the largest value that a node makes."""
+    shapes = (shape for kind in told.get("output_type_shape", ()) for shape in kind.values())
+    return max(map(math.prod, shapes), default=0)

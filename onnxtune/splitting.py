@@ -79,7 +79,7 @@ class SplitModel:
 
     def paths(self, stem: str | os.PathLike[str]) -> dict[Side, Path]:
         """Where `save` writes each part: `<stem>.<part>.onnx`."""
-        return {side: Path(f"{os.fspath(stem)}.{side}.onnx") for side in self.parts}
+        return {side: part_path(stem, side) for side in self.parts}
 
     def save(self, stem: str | os.PathLike[str], inputs: Iterable[Any] = ()) -> None:
         """Write each part to a file of its own, `<stem>.<part>.onnx`.
@@ -100,7 +100,7 @@ class SplitModel:
         for side, path in paths.items():
             write(path, self.parts[side].SerializeToString())
         for side in SIDES:
-            path = Path(f"{os.fspath(stem)}.{side}.onnx")
+            path = part_path(stem, side)
             if side not in paths and not is_one_of(path, kept):
                 _delete_part(path, side)
 
@@ -129,6 +129,11 @@ class SplitModel:
         if self.cpu is not None:
             lines.append(f"\nFrom the CPU to the GPU: {', '.join(self.between) or 'nothing'}.")
         return "\n".join(lines)
+
+
+def part_path(stem: str | os.PathLike[str], side: Side) -> Path:
+    """The file of a part."""
+    return Path(f"{os.fspath(stem)}.{side}.onnx")
 
 
 def _delete_part(path: Path, side: Side) -> None:

@@ -6,6 +6,8 @@ from words to places, and behind it one from places to floats, whose table is le
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 from onnx import helper
@@ -58,15 +60,20 @@ def _is_word_table(node: onnx.NodeProto) -> bool:
 
 def _words(node: onnx.NodeProto) -> list[bytes]:
     """The keys, where they are words."""
-    held = next((a for a in node.attribute if a.name in _KEYS), onnx.AttributeProto())
+    held = _held(node, _KEYS)
     return [*(held.t.string_data if held.HasField("t") else held.strings)]
 
 
 def _count_of_floats(node: onnx.NodeProto) -> int:
-    held = next((a for a in node.attribute if a.name in _VALUES), onnx.AttributeProto())
+    held = _held(node, _VALUES)
     if held.HasField("t"):
         return int(np.prod(held.t.dims)) if held.t.data_type in _FLOATS else 0
     return len(held.floats)
+
+
+def _held(node: onnx.NodeProto, names: Collection[str]) -> onnx.AttributeProto:
+    """The first attribute of one of these names; an empty one where there is none."""
+    return next((a for a in node.attribute if a.name in names), onnx.AttributeProto())
 
 
 def _to_place(node: onnx.NodeProto, place: str) -> onnx.NodeProto:
