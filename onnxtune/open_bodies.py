@@ -37,10 +37,11 @@ def open_bodies(proto: onnx.ModelProto, types: Mapping[str, ValueType], rows: in
         rows: the batch size that lengths that vary are taken for: what would be too large for
             memory stays as it is.
     """
-    if all(node.op_type not in ("Scan", "If") for node in proto.graph.node):
+    operators = {node.op_type for node in proto.graph.node}
+    if operators.isdisjoint(("Scan", "If")):
         return False
     around = Surroundings(proto, types, rows)
-    floats = _floats_by_row(proto, types)
+    floats = _floats_by_row(proto, types) if "If" in operators else {}
     nodes: list[onnx.NodeProto] = []
     changed = False
     for node in proto.graph.node:
